@@ -1,0 +1,91 @@
+/* onnxio/onnxio.h: the face of onnxio/: files <-> graph. The only folder that sees protobuf-c.
+ * Stands on graph. Nothing read from a file is trusted. Every file is written to a temporary name
+ * in the same folder, synced, then renamed: a failed write leaves the old file as it was. */
+#ifndef MTBAL_ONNXIO_H
+#define MTBAL_ONNXIO_H
+
+#include "graph/graph.h"
+
+/* ------------------------------------------------------------------ file.c: mapping, atomic
+ * writing */
+
+typedef struct mtbal_file {
+    const unsigned char *data; /* mapped read-only; NULL when size is 0 */
+    size_t size;
+    int fd;
+} mtbal_file;
+mtbal_status mtbal_file_map(const char *path, mtbal_file *file, mtbal_diag *diag);
+void mtbal_file_unmap(mtbal_file *file);
+
+/* A file being written under a temporary name. Write through `fd` (or mtbal_writer_put), then
+ * commit or abort. */
+typedef struct mtbal_writer {
+    char *path, *temporary;
+    int fd;
+    mtbal_status status;
+} mtbal_writer;
+mtbal_status mtbal_writer_open(mtbal_writer *writer, const char *path, mtbal_diag *diag);
+mtbal_status mtbal_writer_put(mtbal_writer *writer, const void *bytes, size_t size,
+                              mtbal_diag *diag);
+mtbal_status mtbal_writer_commit(mtbal_writer *writer,
+                                 mtbal_diag *diag); /* fsync, rename, fsync of the folder */
+void mtbal_writer_abort(mtbal_writer *writer);      /* removes the temporary file */
+
+/* ------------------------------------------------------------------ scan.c: the wire format,
+ * checked before unpacking */
+
+/* Refuses, in linear time and constant memory: nesting deeper than 100 messages, more than the
+ * given number of nodes, values or attributes, singular message fields that come twice, truncated
+ * or overlong varints, groups, field number 0, lengths beyond the message, strings with NUL, sizes
+ * whose unpacking would need more memory than 64 x the file + 64 MB. */
+mtbal_status mtbal_scan_model(const unsigned char *bytes, size_t size, const char *path,
+                              mtbal_diag *diag);
+
+/* ------------------------------------------------------------------ read.c, write.c, external.c:
+ * ModelProto */
+
+/* Reads a model. External data is not read: tensors map it when mtbal_tensor_load asks. Paths of
+ * external files are checked (inside the model's folder, no symlink out of it, ranges inside the
+ * file) at reading. */
+mtbal_status mtbal_onnx_read(const char *path, mtbal_model **model, mtbal_diag *diag);
+mtbal_status mtbal_onnx_read_bytes(const void *bytes, size_t size, const char *path,
+                                   mtbal_model **model, mtbal_diag *diag);
+/* Writes a model. What was read and not changed is written as it was read, unknown fields included.
+ * External tensors stay references when the output lies in the folder of their files; else their
+ * ranges are copied, not loaded, into
+ * `<output>.data`. Initializers made here above `external_above` bytes go to `<output>.data` when
+ * the model had external data or would pass 2 GB. */
+mtbal_status mtbal_onnx_write(mtbal_model *model, const char *path, mtbal_diag *diag);
+/* The same bytes into memory (mtbal_malloc); external tensors stay references. */
+mtbal_status mtbal_onnx_write_bytes(mtbal_model *model, unsigned char **bytes, size_t *size,
+                                    mtbal_diag *diag);
+/* A single TensorProto file (test data sets: input_0.pb). The tensor lives in the model's arena. */
+mtbal_status mtbal_onnx_read_tensor(mtbal_model *model, const char *path, mtbal_tensor **tensor,
+                                    const char **name, mtbal_diag *diag);
+
+/* ------------------------------------------------------------------ npz.c: arrays (.npz, .npy) */
+
+typedef struct mtbal_array {
+    const char *name;
+    mtbal_dtype dtype;
+    int rank;
+    int64_t *dims;
+    int64_t count;
+    size_t bytes;
+    void *data; /* row-major, native; Fortran order is transposed on reading, big-endian swapped */
+} mtbal_array;
+/* Reads all arrays of a zip of .npy files, stored or deflated, zip64 included, or one .npy file
+ * (named as the file). All memory belongs to the result. Strings and object arrays are refused by
+ * name when asked for, not at opening. */
+typedef struct mtbal_npz {
+    int count;
+    mtbal_array *arrays;
+    mtbal_arena *arena;
+} mtbal_npz;
+mtbal_status mtbal_npz_read(const char *path, mtbal_npz **npz, mtbal_diag *diag);
+const mtbal_array *mtbal_npz_find(const mtbal_npz *npz, const char *name);
+void mtbal_npz_free(mtbal_npz *npz);
+mtbal_status mtbal_npz_write(const char *path, int count, const mtbal_array *arrays, bool deflate,
+                             mtbal_diag *diag);
+
+#endif

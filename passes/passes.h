@@ -1,0 +1,143 @@
+/* passes/passes.h: the face of passes/: graph -> graph. Stands on graph. */
+#ifndef MTBAL_PASSES_H
+#define MTBAL_PASSES_H
+
+#include "graph/graph.h"
+
+/* ------------------------------------------------------------------ what a rewrite is asked for */
+
+typedef struct mtbal_pair {
+    const char *name, *value; /* --task NAME=OUTPUT, --weights T=w, --loss NAME=KIND:PRED,LABEL,
+                                 --set NAME=VALUE */
+} mtbal_pair;
+
+typedef enum mtbal_measures { /* --outputs */
+                              MTBAL_OUT_NONE = 0,
+                              MTBAL_OUT_NORMS = 1, /* mtbal/grad_norm/T and mtbal/cosine */
+                              MTBAL_OUT_GRAM = 2,
+                              MTBAL_OUT_GRADS = 4,
+                              MTBAL_OUT_TASK_GRADS = 8
+} mtbal_measures;
+
+typedef struct mtbal_options {
+    int ntasks, nlosses, nweights, ntrain, nfreeze, nset;
+    const mtbal_pair *tasks, *losses, *weights,
+        *set;                                 /* set: hyper-parameters lr, momentum, beta1, ... */
+    const char *const *train, *const *freeze; /* globs */
+    const char *balance;                      /* "calibrated" (default), "equal", "weights" */
+    const char *scale;     /* "mean" (default; c = 1), "sum", "unit", "geo", "ref:T" */
+    const char *apply;     /* "loss" (default), "shared" */
+    const char *norm_over; /* "shared" (default), "last-shared", "features", "all", a glob */
+    const char *optimizer; /* "sgd" (default), "momentum", "adam", "adamw", "none" */
+    double clip;           /* global norm; 0: none */
+    unsigned outputs;      /* mtbal_measures */
+    bool inline_functions, untie;
+    const char *dump_after; /* pass name: prints the graph to `dump_to` after it */
+    FILE *dump_to;
+    FILE *time_to; /* --time-passes: a line per pass */
+    bool verify_between;
+} mtbal_options;
+void mtbal_options_default(mtbal_options *options);
+
+/* ------------------------------------------------------------------ what a rewrite finds and makes
+ */
+
+typedef struct mtbal_task {
+    const char *name;
+    mtbal_value *loss;
+    int nparams; /* that it reaches */
+    int index;   /* bit in the reach masks */
+} mtbal_task;
+
+#define MTBAL_MAX_TASKS 64 /* reach masks are 64 bits */
+
+typedef struct mtbal_param {
+    mtbal_value *value;
+    uint64_t reach; /* tasks whose loss depends on it */
+    bool in_scope;  /* of the norm */
+} mtbal_param;
+
+/* A state: an initializer that is also an input, and the value that replaces it after a step. */
+typedef struct mtbal_state {
+    mtbal_value *value, *next;
+} mtbal_state;
+
+typedef enum mtbal_level { MTBAL_NOTE, MTBAL_WARNING } mtbal_level;
+typedef struct mtbal_notice {
+    mtbal_level level;
+    const char *text;
+} mtbal_notice;
+
+/* Everything that passes share during one rewrite. Lists live in the model's arena. */
+typedef struct mtbal_context {
+    mtbal_model *model;
+    mtbal_graph *graph;
+    const mtbal_options *options;
+    mtbal_diag *diag;
+    int ntasks, nparams, nstates, nnotices;
+    mtbal_task *tasks;
+    mtbal_param *params;
+    mtbal_state *states;
+    mtbal_notice *notices;
+    /* by value id (sized nreach): tasks that a value reaches / whether it depends on a parameter */
+    int nreach;
+    uint64_t *reach;
+    bool *depends;
+    mtbal_value **weights;   /* [ntasks] scalar weight of each task */
+    mtbal_value **gradients; /* [nparams] gradient of the balanced total */
+    mtbal_value *
+        *task_gradients; /* [ntasks * nparams] unweighted; NULL where not computed or not reached */
+    mtbal_value *gram;   /* [K,K] or NULL */
+    void *scratch;       /* private to a group of passes (documented there) */
+} mtbal_context;
+
+mtbal_status mtbal_notice_add(mtbal_context *context, mtbal_level level, const char *format, ...)
+    MTBAL_PRINTF(3, 4);
+
+/* ------------------------------------------------------------------ pipeline.c: the pass table */
+
+typedef mtbal_status mtbal_pass_fn(mtbal_context *context);
+typedef struct mtbal_pass {
+    const char *name;
+    const char *needs,
+        *breaks; /* names of properties ("types", "tasks", "sorted" ...), space-separated */
+    const char *what;
+    mtbal_pass_fn *run;
+} mtbal_pass;
+extern const mtbal_pass mtbal_passes[]; /* ends with name NULL; in pipeline order */
+
+/* Rewrites model in place into a step graph. The context (in the model's arena) tells what was
+ * found. On MTBAL_UNSUPPORTED the diagnostic lists all nodes that block, with the tasks that they
+ * block. */
+mtbal_status mtbal_rewrite(mtbal_model *model, const mtbal_options *options,
+                           mtbal_context **context, mtbal_diag *diag);
+/* A step graph (or any model) back into an inference model: mtbal's nodes, inputs and outputs
+ * removed, states plain initializers again, BatchNormalization and Dropout in inference mode. */
+mtbal_status mtbal_inference(mtbal_model *model, const mtbal_options *options, mtbal_diag *diag);
+
+/* Single passes that others (lowering, tests) use on any graph. */
+mtbal_status mtbal_upgrade(mtbal_model *model, int64_t opset, mtbal_diag *diag); /* upgrade.c */
+mtbal_status mtbal_inline_functions(mtbal_model *model, bool keep_mtbal,
+                                    mtbal_diag *diag);                   /* inline.c */
+mtbal_status mtbal_fold_constants(mtbal_model *model, mtbal_diag *diag); /* fold.c */
+mtbal_status mtbal_merge_common(mtbal_model *model, mtbal_diag *diag);   /* cse.c */
+mtbal_status mtbal_remove_dead(mtbal_model *model, mtbal_diag *diag);    /* dead.c */
+
+/* ------------------------------------------------------------------ differentiate.c */
+
+/* Reverse mode over a range of the graph. `cotangent` is a table by value id (size ncotangent >=
+ * model->nvalues at the call; values made later need no entry): on entry the seeds, on return the
+ * cotangent of every value that `wanted` marks (NULL: zero). Only nodes for which `inside` returns
+ * true are crossed. */
+typedef struct mtbal_sweep {
+    mtbal_graph *graph;
+    mtbal_builder *b;
+    int nvalues;
+    mtbal_value **cotangent;
+    const bool *active; /* by value id: lies between a wanted value and a seed */
+    bool (*inside)(const mtbal_node *node, void *context); /* NULL: all */
+    void *context;
+} mtbal_sweep;
+mtbal_status mtbal_differentiate(mtbal_sweep *sweep);
+
+#endif
