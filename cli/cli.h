@@ -1,0 +1,94 @@
+/* cli/cli.h: the face of cli/: what the commands share. Argument tables, text tables, JSON, exit.
+ */
+#ifndef MTBAL_CLI_H
+#define MTBAL_CLI_H
+
+#include "graph/graph.h"
+#include "passes/passes.h"
+
+#define MTBAL_VERSION "0.1.0"
+
+/* ------------------------------------------------------------------ args.c */
+
+typedef enum cli_kind {
+    CLI_FLAG,  /* bool: true when given */
+    CLI_TEXT,  /* const char * */
+    CLI_COUNT, /* int64_t, >= 0 */
+    CLI_REAL,  /* double */
+    CLI_TEXTS, /* cli_list: repeatable */
+    CLI_PAIRS, /* cli_pairs: repeatable NAME=VALUE */
+    CLI_COMMAS /* cli_pairs: A=x,B=y in one argument, repeatable */
+} cli_kind;
+
+typedef struct cli_list {
+    int count;
+    const char **items;
+} cli_list;
+typedef struct cli_pairs {
+    int count;
+    mtbal_pair *items;
+} cli_pairs;
+
+/* One row of a command's option table; ends with name NULL. */
+typedef struct cli_option {
+    const char *name; /* without the dashes */
+    char letter;      /* short form, or 0 */
+    cli_kind kind;
+    void *into;
+    const char *argument; /* its name in the help; NULL for flags */
+    const char *help;
+} cli_option;
+
+typedef struct cli_command {
+    const char *name, *usage, *about;
+    const cli_option *options;
+    int min_operands, max_operands;
+} cli_command;
+
+/* Parses argv; -h and -V are answered here. Returns -1 to go on, else the exit code. Operands land
+ * in operands [max_operands], missing ones are NULL. Strings are borrowed from argv or live in
+ * `arena`. */
+int cli_parse(const cli_command *command, int argc, char **argv, const char **operands,
+              mtbal_arena *arena);
+void cli_help(FILE *to, const cli_command *command);
+
+/* ------------------------------------------------------------------ out.c */
+
+/* Prints the diagnostic as one message ("mtbal-run: where: what\n  what to do") and returns the
+ * exit code. */
+int cli_report(const char *command, const mtbal_diag *diag);
+/* Seconds of a monotonic clock. */
+double cli_seconds(void);
+/* "1.2 KB", "3.4 MB": into buffer, returned. */
+const char *cli_bytes(char buffer[32], double bytes);
+bool cli_is_terminal(FILE *file);
+
+/* A text table: cells are collected, then printed with aligned columns. */
+typedef struct cli_table {
+    mtbal_arena *arena;
+    int ncolumns, nrows, capacity;
+    const char **cells;
+    bool failed;
+} cli_table;
+void cli_table_init(cli_table *table, mtbal_arena *arena, int ncolumns, const char *const *heads);
+void cli_cell(cli_table *table, const char *format, ...) MTBAL_PRINTF(2, 3);
+/* Numbers (cells that start with a digit, sign or '.') are aligned to the right. */
+void cli_table_print(FILE *to, const cli_table *table);
+
+/* ------------------------------------------------------------------ json.c */
+
+/* A JSON writer: commas and quotes are its business. */
+typedef struct cli_json {
+    FILE *to;
+    int depth;
+    bool comma[32];
+} cli_json;
+void json_open(cli_json *json, const char *key,
+               char bracket);                  /* '{' or '['; key NULL inside an array */
+void json_close(cli_json *json, char bracket); /* '}' or ']' */
+void json_text(cli_json *json, const char *key, const char *value);
+void json_number(cli_json *json, const char *key, double value); /* null when not finite */
+void json_int(cli_json *json, const char *key, int64_t value);
+void json_bool(cli_json *json, const char *key, bool value);
+
+#endif
