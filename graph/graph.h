@@ -388,6 +388,17 @@ mtbal_status mtbal_replace(mtbal_graph *graph, mtbal_value *from, mtbal_value *t
 mtbal_status mtbal_graph_copy_nodes(const mtbal_graph *graph, mtbal_graph *into, mtbal_node *before,
                                     mtbal_value **map, int nmap, const char *prefix);
 
+/* ------------------------------------------------------------------ metadata.c */
+
+/* A flat JSON array of strings (names; values are NULL) or object (names and values). */
+typedef struct mtbal_list {
+    int count;
+    const char **names, **values;
+} mtbal_list;
+/* The metadata entry `key` as a list, in `arena`. Empty when there is none. */
+mtbal_status mtbal_property_list(const mtbal_model *model, const char *key, mtbal_arena *arena,
+                                 mtbal_list *list, mtbal_diag *diag);
+
 /* ------------------------------------------------------------------ build.c: emitting nodes */
 
 /* Emits nodes into one graph at one place. Sticky: after the first error every call returns NULL
