@@ -1,0 +1,291 @@
+/* train/session.c: one model file, its programs and its states. */
+#include "train/train.h"
+
+#include <math.h>
+#include <string.h>
+#include <unistd.h>
+
+static bool starts_with(const char *text, const char *prefix)
+{
+    return !strncmp(text, prefix, strlen(prefix));
+}
+
+static bool is_set(const mtbal_session_options *options, const char *name)
+{
+    for (int i = 0; i < options->nset; i++)
+        if (!strcmp(options->set[i].name, name))
+            return true;
+    return false;
+}
+
+/* Inputs that data must fill: those without a default and without a --set. */
+static mtbal_status list_feeds(mtbal_session *s, const mtbal_graph *graph, mtbal_diag *diag)
+{
+    s->feeds = mtbal_arena_array(s->arena, (size_t)graph->ninputs + 1, sizeof *s->feeds);
+    if (!s->feeds)
+        return mtbal_no_memory(diag);
+    for (int i = 0; i < graph->ninputs; i++) {
+        const mtbal_value *v = graph->inputs[i];
+        if (v->is_initializer || is_set(&s->options, v->name))
+            continue;
+        if (v->type.kind != MTBAL_TENSOR || v->type.rank > RT_MAX_RANK)
+            return mtbal_fail(diag, MTBAL_UNSUPPORTED, s->path, NULL,
+                              "input %s is not a tensor of rank 0 to %d", v->name, RT_MAX_RANK);
+        mtbal_feed *feed = &s->feeds[s->nfeeds++];
+        feed->name = mtbal_intern(s->arena, v->name);
+        feed->dtype = v->type.dtype;
+        feed->rank = v->type.rank;
+        for (int d = 0; d < v->type.rank; d++) {
+            feed->dims[d] = v->type.dims[d];
+            feed->dims[d].symbol =
+                v->type.dims[d].symbol ? mtbal_intern(s->arena, v->type.dims[d].symbol) : NULL;
+        }
+    }
+    return MTBAL_OK;
+}
+
+static mtbal_status list_outputs(mtbal_session *s, const mtbal_graph *graph, mtbal_diag *diag)
+{
+    s->outputs = mtbal_arena_array(s->arena, (size_t)graph->noutputs + 1, sizeof *s->outputs);
+    if (!s->outputs)
+        return mtbal_no_memory(diag);
+    for (int i = 0; i < graph->noutputs; i++) {
+        const char *name = mtbal_intern(s->arena, graph->outputs[i]->name);
+        if (!name)
+            return mtbal_no_memory(diag);
+        s->outputs[s->noutputs++] = name;
+        s->has_weights = s->has_weights || starts_with(name, "mtbal/weight/");
+        s->has_norms = s->has_norms || starts_with(name, "mtbal/grad_norm/");
+        s->has_cosine = s->has_cosine || !strcmp(name, "mtbal/cosine");
+    }
+    return MTBAL_OK;
+}
+
+static mtbal_status read_metadata(mtbal_session *s, const mtbal_model *model, mtbal_diag *diag)
+{
+    mtbal_list tasks, states;
+    MTBAL_TRY(mtbal_property_list(model, "mtbal.tasks", s->arena, &tasks, diag));
+    MTBAL_TRY(mtbal_property_list(model, "mtbal.state", s->arena, &states, diag));
+    s->ntasks = tasks.count;
+    s->tasks = tasks.names;
+    s->losses = tasks.values;
+    s->nstates = states.count;
+    s->states = states.names;
+    s->is_step = states.count > 0;
+    MTBAL_TRY(list_feeds(s, model->graph, diag));
+    return list_outputs(s, model->graph, diag);
+}
+
+mtbal_status mtbal_session_open(const char *path, const mtbal_session_options *options,
+                                mtbal_session **session, mtbal_diag *diag)
+{
+    *session = NULL;
+    mtbal_arena *arena = mtbal_arena_new();
+    mtbal_session *s = arena ? mtbal_arena_alloc(arena, sizeof *s) : NULL;
+    if (!s) {
+        mtbal_arena_free(arena);
+        return mtbal_no_memory(diag);
+    }
+    s->arena = arena;
+    s->options = *options;
+    s->path = mtbal_arena_printf(arena, "%s", path);
+    if (s->options.threads < 1) {
+        long processors = sysconf(_SC_NPROCESSORS_ONLN);
+        s->options.threads = processors < 1 ? 1 : processors > 16 ? 16 : (int)processors;
+    }
+    mtbal_model *model = NULL;
+    mtbal_status status = mtbal_onnx_read(path, &model, diag);
+    if (status == MTBAL_OK)
+        status = read_metadata(s, model, diag);
+    mtbal_model_free(model);
+    if (status != MTBAL_OK) {
+        mtbal_session_close(s);
+        return status;
+    }
+    *session = s;
+    return MTBAL_OK;
+}
+
+static void free_program(mtbal_program *program)
+{
+    mtbal_instance_free(program->instance);
+    mtbal_plan_free(program->plan);
+    mtbal_model_free(program->model);
+}
+
+void mtbal_session_close(mtbal_session *session)
+{
+    if (!session)
+        return;
+    for (mtbal_program *p = session->programs; p; p = p->next)
+        free_program(p);
+    mtbal_arena_free(session->arena);
+}
+
+/* Which outputs a program computes: all, or losses and weights, and with `measuring` norms and
+ * cosines. */
+static mtbal_status choose_outputs(const mtbal_session *s, bool measuring, const char ***names,
+                                   int *count, mtbal_diag *diag)
+{
+    *names = mtbal_arena_array(s->arena, (size_t)s->noutputs + 1, sizeof **names);
+    if (!*names)
+        return mtbal_no_memory(diag);
+    *count = 0;
+    for (int i = 0; i < s->noutputs; i++) {
+        const char *name = s->outputs[i];
+        bool ours = starts_with(name, "mtbal/");
+        bool cheap = !strcmp(name, "mtbal/loss") || starts_with(name, "mtbal/loss/") ||
+                     starts_with(name, "mtbal/weight/");
+        bool measure = starts_with(name, "mtbal/grad_norm/") || !strcmp(name, "mtbal/cosine");
+        if (s->options.all_outputs || !s->is_step || !ours || cheap || (measure && measuring))
+            (*names)[(*count)++] = name;
+    }
+    return MTBAL_OK;
+}
+
+static void fill(rt_tensor *tensor, double x)
+{
+    int64_t n = rt_count(tensor);
+    mtbal_tensor as = {.dtype = (mtbal_dtype)tensor->dtype, .count = n, .data = tensor->data};
+    for (int64_t i = 0; i < n; i++)
+        mtbal_tensor_set_f64(&as, i, x);
+}
+
+/* --set: into an input, or a state. `lr` stands for `mtbal/lr` where the model has no `lr` of its
+ * own. */
+static mtbal_status apply_settings(mtbal_session *s, mtbal_program *p, bool states,
+                                   mtbal_diag *diag)
+{
+    for (int i = 0; i < s->options.nset; i++) {
+        const char *name = s->options.set[i].name;
+        char longer[256];
+        snprintf(longer, sizeof longer, "mtbal/%s", name);
+        rt_tensor *input = NULL, *state = NULL;
+        const char *const names[] = {name, longer};
+        for (int k = 0; k < 2 && !input && !state; k++) {
+            state = mtbal_instance_state(p->instance, names[k]);
+            input = state ? NULL : mtbal_instance_input(p->instance, names[k]);
+        }
+        if (!input && !state)
+            return mtbal_fail(diag, MTBAL_USAGE, s->path,
+                              "name an input, a state, or a hyper-parameter such as lr",
+                              "--set %s: the model has no such input", name);
+        if (input)
+            fill(input, s->options.set[i].value);
+        else if (states)
+            fill(state, s->options.set[i].value);
+    }
+    return MTBAL_OK;
+}
+
+static mtbal_status compile(mtbal_session *s, mtbal_program *p, mtbal_diag *diag)
+{
+    const char **outputs;
+    int noutputs;
+    MTBAL_TRY(choose_outputs(s, p->measuring, &outputs, &noutputs, diag));
+    MTBAL_TRY(mtbal_onnx_read(s->path, &p->model, diag));
+    mtbal_lower_options options = {.nbinds = p->nbinds,
+                                   .binds = p->binds,
+                                   .noutputs = noutputs,
+                                   .outputs = outputs,
+                                   .states = s->is_step};
+    MTBAL_TRY(mtbal_lower(p->model, &options, &p->plan, diag));
+    MTBAL_TRY(mtbal_instance_new(p->plan, s->options.threads, &p->instance, diag));
+    return apply_settings(s, p, s->current == NULL, diag);
+}
+
+static void copy_states(const mtbal_session *s, mtbal_program *from, mtbal_program *to)
+{
+    for (int i = 0; i < s->nstates; i++) {
+        rt_tensor *source = mtbal_instance_state(from->instance, s->states[i]);
+        rt_tensor *target = mtbal_instance_state(to->instance, s->states[i]);
+        if (source && target)
+            memcpy(target->data, source->data,
+                   (size_t)rt_count(target) * rt_dtype_size(target->dtype));
+    }
+}
+
+static bool same_binds(const mtbal_program *p, int nbinds, const mtbal_bind *binds)
+{
+    if (p->nbinds != nbinds)
+        return false;
+    for (int i = 0; i < nbinds; i++)
+        if (strcmp(p->binds[i].name, binds[i].name) || p->binds[i].rank != binds[i].rank ||
+            memcmp(p->binds[i].dims, binds[i].dims, (size_t)binds[i].rank * sizeof(int64_t)))
+            return false;
+    return true;
+}
+
+mtbal_status mtbal_session_program(mtbal_session *session, int nbinds, const mtbal_bind *binds,
+                                   bool measuring, mtbal_program **program, mtbal_diag *diag)
+{
+    measuring = measuring && (session->has_norms || session->has_cosine);
+    mtbal_program *p = session->programs;
+    while (p && !(p->measuring == measuring && same_binds(p, nbinds, binds)))
+        p = p->next;
+    if (!p) {
+        p = mtbal_arena_alloc(session->arena, sizeof *p);
+        mtbal_bind *copy = mtbal_arena_copy(session->arena, binds, (size_t)nbinds * sizeof *binds);
+        if (!p || !copy)
+            return mtbal_no_memory(diag);
+        *p = (mtbal_program){.measuring = measuring, .nbinds = nbinds, .binds = copy};
+        mtbal_status status = compile(session, p, diag);
+        if (status != MTBAL_OK) {
+            free_program(p);
+            return status;
+        }
+        p->next = session->programs;
+        session->programs = p;
+    }
+    if (session->current && session->current != p)
+        copy_states(session, session->current, p);
+    session->current = p;
+    *program = p;
+    return MTBAL_OK;
+}
+
+rt_tensor *mtbal_session_state(mtbal_session *session, const char *name)
+{
+    return session->current ? mtbal_instance_state(session->current->instance, name) : NULL;
+}
+
+double mtbal_program_scalar(const mtbal_program *program, const char *output)
+{
+    const rt_tensor *t = mtbal_instance_output(program->instance, output);
+    if (!t || !t->data || rt_count(t) != 1)
+        return NAN;
+    mtbal_tensor as = {.dtype = (mtbal_dtype)t->dtype, .count = 1, .data = t->data};
+    return mtbal_tensor_f64(&as, 0);
+}
+
+/* Initializers of the main graph by name: a model has thousands, a session as many states. */
+static mtbal_value *find_initializer(mtbal_graph *graph, const char *name)
+{
+    for (int i = 0; i < graph->ninitializers; i++)
+        if (!strcmp(graph->initializers[i]->name, name))
+            return graph->initializers[i];
+    return NULL;
+}
+
+mtbal_status mtbal_session_save(mtbal_session *session, const char *path, mtbal_diag *diag)
+{
+    mtbal_model *model = NULL;
+    MTBAL_TRY(mtbal_onnx_read(session->path, &model, diag));
+    mtbal_status status = MTBAL_OK;
+    for (int i = 0; i < session->nstates && status == MTBAL_OK; i++) {
+        const rt_tensor *state = mtbal_session_state(session, session->states[i]);
+        mtbal_value *value = find_initializer(model->graph, session->states[i]);
+        if (!state || !value)
+            continue;
+        mtbal_tensor *tensor = mtbal_tensor_new(model, (mtbal_dtype)state->dtype, state->rank,
+                                                state->dims, state->data);
+        if (!tensor)
+            status = mtbal_no_memory(diag);
+        else
+            value->tensor = tensor;
+    }
+    if (status == MTBAL_OK)
+        status = mtbal_onnx_write(model, path, diag);
+    mtbal_model_free(model);
+    return status;
+}

@@ -1,0 +1,147 @@
+/* train/train.h: the face of train/: running a lowered graph over a user's data. Stands on graph,
+ * onnxio and lower; cli stands on it. It knows files, batches and steps, and nothing of terminals.
+ */
+#ifndef MTBAL_TRAIN_H
+#define MTBAL_TRAIN_H
+
+#include "graph/graph.h"
+#include "lower/lower.h"
+#include "onnxio/onnxio.h"
+
+/* ------------------------------------------------------------------ session.c */
+
+/* A value given by name from outside: `--set NAME=VALUE`, a calibration, a restored state. Scalar:
+ * fills the tensor. */
+typedef struct mtbal_setting {
+    const char *name;
+    double value;
+} mtbal_setting;
+
+typedef struct mtbal_session_options {
+    int threads; /* >= 1; 0: as many as processors */
+    int nset;
+    const mtbal_setting *set;
+    bool all_outputs; /* compute every output of the graph, not only losses, weights, norms */
+} mtbal_session_options;
+
+/* An input that data must fill: no default, not set. dims[0] is the batch axis if `batched`. */
+typedef struct mtbal_feed {
+    const char *name;
+    mtbal_dtype dtype;
+    int rank;
+    mtbal_dim dims[RT_MAX_RANK];
+} mtbal_feed;
+
+/* One model file, lowered for as many shapes as were met, with one set of states. */
+typedef struct mtbal_session {
+    const char *path;
+    mtbal_arena *arena;
+    mtbal_session_options options;
+    int ntasks, nstates, nfeeds, noutputs;
+    const char **tasks;   /* names */
+    const char **losses;  /* output that holds the task's loss */
+    const char **states;  /* names */
+    const char **outputs; /* all graph outputs, in order */
+    mtbal_feed *feeds;
+    bool is_step; /* a step graph: has states */
+    bool has_weights, has_norms, has_cosine;
+    struct mtbal_program *programs; /* list */
+    struct mtbal_program *current;  /* whose memory holds the states */
+} mtbal_session;
+
+/* A session lowered for one set of input shapes. */
+typedef struct mtbal_program {
+    struct mtbal_program *next;
+    bool measuring; /* computes norms and cosines too */
+    int nbinds;
+    mtbal_bind *binds;
+    mtbal_model *model;
+    mtbal_plan *plan;
+    mtbal_instance *instance;
+} mtbal_program;
+
+/* Opens a model: a step graph, or any other. Free with mtbal_session_close (NULL is fine). */
+mtbal_status mtbal_session_open(const char *path, const mtbal_session_options *options,
+                                mtbal_session **session, mtbal_diag *diag);
+void mtbal_session_close(mtbal_session *session);
+/* The program for these shapes (lowered at the first call), holding the session's states. */
+mtbal_status mtbal_session_program(mtbal_session *session, int nbinds, const mtbal_bind *binds,
+                                   bool measuring, mtbal_program **program, mtbal_diag *diag);
+/* A state's tensor in the current program; NULL when there is none of that name, or nothing was
+ * lowered yet. */
+rt_tensor *mtbal_session_state(mtbal_session *session, const char *name);
+/* An output after a step of `program`, by name, as a number; NAN when it is not computed. */
+double mtbal_program_scalar(const mtbal_program *program, const char *output);
+/* Writes the model with the session's present states. */
+mtbal_status mtbal_session_save(mtbal_session *session, const char *path, mtbal_diag *diag);
+
+/* ------------------------------------------------------------------ data.c */
+
+/* Arrays for a session's feeds. */
+typedef struct mtbal_data {
+    const char *path;
+    mtbal_npz *npz;
+    int64_t samples;            /* along the first axis; 1 when `whole` */
+    int64_t batch;              /* samples a step */
+    bool whole;                 /* the arrays are the inputs as they are: one batch */
+    const mtbal_array **arrays; /* [session->nfeeds] */
+} mtbal_data;
+
+/* Reads an npz and checks it against the session: every feed there, right type, right shape, same
+ * number of samples. batch 0: the model's own where it is fixed, else 32 (or all samples, when
+ * there are fewer). */
+mtbal_status mtbal_data_open(const mtbal_session *session, const char *path, bool whole,
+                             int64_t batch, mtbal_data **data, mtbal_diag *diag);
+void mtbal_data_close(mtbal_data *data);
+/* The input shapes of a batch of n samples, into binds [session->nfeeds]. */
+void mtbal_data_binds(const mtbal_session *session, const mtbal_data *data, int64_t n,
+                      mtbal_bind *binds);
+/* Copies samples order[0..n) into the program's inputs (order NULL: 0..n). */
+void mtbal_data_load(const mtbal_session *session, const mtbal_data *data, const int64_t *order,
+                     int64_t n, mtbal_program *program);
+/* Fills order [samples] for an epoch: a permutation that depends on seed and epoch only; the
+ * identity when !shuffle. */
+void mtbal_data_order(const mtbal_data *data, bool shuffle, uint64_t seed, int64_t epoch,
+                      int64_t *order);
+
+/* ------------------------------------------------------------------ loop.c */
+
+typedef struct mtbal_loop_options {
+    int64_t epochs;     /* 0: one, or as many as `limit` needs */
+    int64_t limit;      /* steps; 0: none */
+    int64_t norm_every; /* measure on every n-th step; 0: never */
+    bool shuffle;
+    uint64_t seed;
+} mtbal_loop_options;
+
+/* What a step showed. Arrays are [session->ntasks]; NAN where not measured. */
+typedef struct mtbal_record {
+    int64_t step, epoch;       /* from 0 */
+    int64_t steps_total;       /* of the whole run, 0 when unknown */
+    double lr, total, seconds; /* seconds: of this step */
+    const double *loss, *grad_norm, *weight;
+    bool measured;
+    const mtbal_program *program;
+    int64_t samples; /* in this batch */
+} mtbal_record;
+/* Called after each step; any status but MTBAL_OK ends the run with it. */
+typedef mtbal_status mtbal_on_step(void *context, const mtbal_record *record, mtbal_diag *diag);
+
+/* Runs the session over the data. A loss that is not finite ends a training with MTBAL_CHECK. */
+mtbal_status mtbal_loop_run(mtbal_session *session, const mtbal_data *data,
+                            const mtbal_loop_options *options, mtbal_on_step *on_step,
+                            void *context, mtbal_diag *diag);
+
+/* ------------------------------------------------------------------ collect.c */
+
+/* Gathers a run's outputs, to be written as npz. Outputs whose first axis is the batch are joined
+ * along it; others are stacked along a new first axis when there is more than one step; next states
+ * are kept from the last step only. */
+typedef struct mtbal_collect mtbal_collect;
+mtbal_collect *mtbal_collect_new(const mtbal_session *session);
+void mtbal_collect_free(mtbal_collect *collect);
+mtbal_status mtbal_collect_step(mtbal_collect *collect, const mtbal_record *record,
+                                mtbal_diag *diag);
+mtbal_status mtbal_collect_write(mtbal_collect *collect, const char *path, mtbal_diag *diag);
+
+#endif
