@@ -176,5 +176,7 @@ int cli_parse(const cli_command *command, int argc, char **argv, const char **op
             operands[count++] = argv[i];
         }
     }
+    if (count < command->min_operands)
+        return usage_error(command, "an operand is missing", "command line");
     return -1;
 }

@@ -10,6 +10,7 @@ typedef struct column {
     int64_t dims[RT_MAX_RANK]; /* of one step; dims[0] summed when joined */
     bool joined;               /* along the batch axis */
     bool last_only;            /* a next state */
+    bool seen;
     size_t used, capacity;
     unsigned char *bytes;
 } column;
@@ -65,6 +66,7 @@ static mtbal_status take(column *c, const rt_tensor *t, const mtbal_record *reco
                          mtbal_diag *diag)
 {
     size_t size = (size_t)rt_count(t) * rt_dtype_size(t->dtype);
+    c->seen = true;
     bool first = steps == 0 || c->last_only;
     bool same = !first && c->rank == t->rank;
     for (int d = c->joined ? 1 : 0; same && d < t->rank; d++)
@@ -109,7 +111,7 @@ mtbal_status mtbal_collect_write(mtbal_collect *collect, const char *path, mtbal
     for (int i = 0; i < n; i++, dims += RT_MAX_RANK + 1) {
         const column *c = &collect->columns[i];
         bool stacked = collect->steps > 1 && !c->joined && !c->last_only;
-        if (!c->bytes)
+        if (!c->seen)
             continue;
         dims[0] = collect->steps;
         memcpy(dims + stacked, c->dims, (size_t)c->rank * sizeof *dims);
