@@ -129,8 +129,10 @@ mtbal_status mtbal_data_open(const mtbal_session *session, const char *path, boo
     mtbal_npz *npz = NULL;
     if (path)
         MTBAL_TRY(mtbal_npz_read(path, &npz, diag));
-    else
-        npz = NULL;
+    else if (session->nfeeds)
+        return mtbal_fail(diag, MTBAL_USAGE, session->path,
+                          "give --data D.npz (samples along the first axis) or --inputs X.npz",
+                          "the model's input %s needs data", session->feeds[0].name);
     mtbal_arena *arena = npz ? npz->arena : session->arena;
     mtbal_data *data = mtbal_arena_alloc(arena, sizeof *data);
     mtbal_status status = MTBAL_OK;
