@@ -30,8 +30,58 @@ TEST_X  := $(TESTS:tests/%.c=$(BUILD)/tests/%)
 LIB     := $(BUILD)/libmtbal.a
 PROTO   ?= /usr/include/onnx/onnx.proto
 
-.PHONY: all clean
+.PHONY: all clean deps demo test test-run strict sanitize test-ort bench format
 all: $(TOOLS)
+
+# ---------------------------------------------------------------- what a fresh Debian machine needs
+PACKAGES := gcc libc6-dev make pkg-config libprotobuf-c-dev protobuf-c-compiler protobuf-compiler \
+            libonnx-dev libonnx-testdata check zlib1g-dev
+SUDO     := $(shell [ `id -u` = 0 ] || echo sudo)
+# $(call install,PACKAGES): those of them that are missing, from Debian
+install   = @missing=; for p in $(1); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
+            [ -z "$$missing" ] || { echo "installing$$missing"; $(SUDO) apt-get update -qq && \
+            $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+            $$missing >/dev/null; }
+deps:
+	$(call install,$(PACKAGES))
+
+# ---------------------------------------------------------------- the two commands, and the others
+demo: deps
+	@$(MAKE) --no-print-directory all
+	@BIN=$(BIN) sh models/demo.sh
+
+test: deps
+	@$(MAKE) --no-print-directory all test-run
+
+test-run: $(TEST_X)
+	@sh tests/run.sh $(TEST_X)
+
+# The same suite with memory and undefined-behaviour checks.
+sanitize: deps
+	@$(MAKE) --no-print-directory BUILD=build/asan BIN=build/asan/bin CFLAGS="-O1 -g -fno-omit-frame-pointer" \
+	    MODE="-fsanitize=address,undefined -fno-sanitize-recover=undefined" all test-run
+
+# gcc and clang, every warning an error, the formatting checked.
+strict: deps
+	$(call install,clang clang-format)
+	@clang-format --dry-run -Werror $(foreach f,$(FOLDERS) cli tests bench,$(wildcard $(f)/*.c $(f)/*.h))
+	@$(MAKE) --no-print-directory BUILD=build/gcc BIN=build/gcc/bin CC=gcc MODE=-Werror all test-build
+	@$(MAKE) --no-print-directory BUILD=build/clang BIN=build/clang/bin CC=clang MODE=-Werror all test-build
+	@echo "strict: gcc and clang, no warnings; formatting as in .clang-format"
+
+.PHONY: test-build
+test-build: $(TEST_X)
+
+test-ort: deps
+	@$(MAKE) --no-print-directory all
+	@BIN=$(BIN) sh tests/ort/run.sh
+
+bench: deps
+	@$(MAKE) --no-print-directory all
+	@BIN=$(BIN) sh bench/run.sh
+
+format:
+	clang-format -i $(foreach f,$(FOLDERS) cli tests bench,$(wildcard $(f)/*.c $(f)/*.h))
 .SECONDARY:
 
 $(BUILD)/gen/onnx/onnx.pb-c.c: $(PROTO)
