@@ -1,0 +1,310 @@
+/* tests/test_goldens.c: real exports, rewritten and run by our runtime, against what PyTorch
+ * computed for them: losses, every task's gradient of every parameter, norms, Gram matrix, cosines,
+ * running statistics, ten-step trajectories. */
+#include "passes/passes.h"
+#include "train/train.h"
+
+#include <check.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define DATA "tests/data/models/"
+
+typedef struct golden_case {
+    const char *folder, *file, *golden; /* golden: folder of golden.npz */
+    bool inline_functions;
+    double lr; /* of the SGD trajectory */
+} golden_case;
+
+static const golden_case cases[] = {
+    {"mlp_cls_reg", "model.op13.onnx", "mlp_cls_reg", false, 0.05},
+    {"mlp_cls_reg", "model.op17.onnx", "mlp_cls_reg", false, 0.05},
+    {"mlp_cls_reg", "model.op17.onnx", "mlp_cls_reg", true, 0.05},
+    {"mlp_cls_reg", "static.onnx", "mlp_cls_reg", false, 0.05},
+    {"mlp_cls_reg", "inits_as_inputs.onnx", "mlp_cls_reg", false, 0.05},
+    {"mlp_cls_reg", "functions.onnx", "mlp_cls_reg", false, 0.05},
+    {"fixtures", "external.onnx", "mlp_cls_reg", false, 0.05},
+    {"fixtures/ext_many", "external_many.onnx", "mlp_cls_reg", false, 0.05},
+    {"fixtures", "metadata.onnx", "mlp_cls_reg", false, 0.05},
+    {"fixtures", "metadata_ir10_fields.onnx", "mlp_cls_reg", false, 0.05},
+    {"fixtures", "weights_as_constants.onnx", "mlp_cls_reg", false, 0.05},
+    {"cnn_nyu", "model.op13.onnx", "cnn_nyu", false, 0.02},
+    {"cnn_nyu", "model.op14.onnx", "cnn_nyu", false, 0.02},
+    {"cnn_nyu", "model.op17.onnx", "cnn_nyu", false, 0.02},
+    {"cnn_nyu", "model.op17.onnx", "cnn_nyu", true, 0.02},
+    {"cnn_nyu", "preserve_dyn_hw.onnx", "cnn_nyu", false, 0.02},
+    {"transformer_glue", "model.op13.onnx", "transformer_glue", false, 0.05},
+    {"transformer_glue", "model.op17.onnx", "transformer_glue", false, 0.05},
+    {"transformer_glue", "model.op17.onnx", "transformer_glue", true, 0.05},
+};
+
+/* ------------------------------------------------------------------ the work space of a test */
+
+typedef struct bench {
+    const golden_case *c;
+    char folder[64], step[128], inputs[128], label[160];
+    mtbal_npz *golden;
+    mtbal_session *session;
+    mtbal_data *data;
+    const mtbal_array *trajectory;
+} bench;
+
+static void must(mtbal_status status, const mtbal_diag *diag, const bench *b)
+{
+    ck_assert_msg(status == MTBAL_OK, "%s: %s: %s", b->label, diag->where, diag->what);
+}
+
+static void write_inputs(bench *b, mtbal_diag *diag)
+{
+    mtbal_array arrays[16];
+    int count = 0;
+    for (int i = 0; i < b->golden->count; i++)
+        if (!strncmp(b->golden->arrays[i].name, "input/", 6)) {
+            arrays[count] = b->golden->arrays[i];
+            arrays[count++].name += 6;
+        }
+    must(mtbal_npz_write(b->inputs, count, arrays, false, diag), diag, b);
+}
+
+static void open_bench(bench *b, const golden_case *c)
+{
+    mtbal_diag diag = {0};
+    char path[160];
+    *b = (bench){.c = c};
+    snprintf(b->label, sizeof b->label, "%s/%s%s", c->folder, c->file,
+             c->inline_functions ? " --inline-functions" : "");
+    strcpy(b->folder, "/tmp/mtbal-golden-XXXXXX");
+    ck_assert(mkdtemp(b->folder) != NULL);
+    snprintf(b->step, sizeof b->step, "%s/step.onnx", b->folder);
+    snprintf(b->inputs, sizeof b->inputs, "%s/inputs.npz", b->folder);
+    snprintf(path, sizeof path, DATA "%s/golden.npz", c->golden);
+    must(mtbal_npz_read(path, &b->golden, &diag), &diag, b);
+    write_inputs(b, &diag);
+}
+
+static void close_run(bench *b)
+{
+    mtbal_data_close(b->data);
+    mtbal_session_close(b->session);
+    b->data = NULL;
+    b->session = NULL;
+}
+
+static void close_bench(bench *b)
+{
+    char data[160];
+    snprintf(data, sizeof data, "%s.data", b->step);
+    unlink(data);
+    unlink(b->step);
+    unlink(b->inputs);
+    rmdir(b->folder);
+    mtbal_npz_free(b->golden);
+}
+
+static void rewrite(bench *b, const char *optimizer, const char *balance, unsigned outputs)
+{
+    mtbal_diag diag = {0};
+    mtbal_model *model = NULL;
+    mtbal_context *context;
+    mtbal_options options;
+    char path[160];
+    snprintf(path, sizeof path, DATA "%s/%s", b->c->folder, b->c->file);
+    mtbal_options_default(&options);
+    options.optimizer = optimizer;
+    options.balance = balance;
+    options.outputs = outputs;
+    options.inline_functions = b->c->inline_functions;
+    options.verify_between = true;
+    must(mtbal_onnx_read(path, &model, &diag), &diag, b);
+    must(mtbal_rewrite(model, &options, &context, &diag), &diag, b);
+    must(mtbal_onnx_write(model, b->step, &diag), &diag, b);
+    mtbal_model_free(model);
+}
+
+static void run(bench *b, double lr, int64_t steps, bool all_outputs, mtbal_on_step *on_step)
+{
+    mtbal_diag diag = {0};
+    mtbal_setting set = {"lr", lr};
+    mtbal_session_options options = {
+        .threads = 2, .nset = lr > 0, .set = &set, .all_outputs = all_outputs};
+    mtbal_loop_options loop = {.limit = steps, .norm_every = 1};
+    must(mtbal_session_open(b->step, &options, &b->session, &diag), &diag, b);
+    must(mtbal_data_open(b->session, b->inputs, true, 0, &b->data, &diag), &diag, b);
+    must(mtbal_loop_run(b->session, b->data, &loop, on_step, b, &diag), &diag, b);
+}
+
+/* ------------------------------------------------------------------ comparisons */
+
+static double element(const mtbal_array *array, int64_t i)
+{
+    mtbal_tensor as = {.dtype = array->dtype, .count = array->count, .data = array->data};
+    return mtbal_tensor_f64(&as, i);
+}
+
+static double largest(const mtbal_array *array)
+{
+    double most = 0;
+    for (int64_t i = 0; i < array->count; i++)
+        most = fmax(most, fabs(element(array, i)));
+    return most;
+}
+
+static const mtbal_array *wanted(const bench *b, const char *key)
+{
+    const mtbal_array *array = mtbal_npz_find(b->golden, key);
+    ck_assert_msg(array != NULL, "%s: golden.npz has no %s", b->label, key);
+    return array;
+}
+
+/* |found - golden| <= tolerance * scale for every element. */
+static void compare(const bench *b, const rt_tensor *found, const mtbal_array *golden,
+                    double tolerance, double scale, const char *what)
+{
+    ck_assert_msg(found && found->data, "%s: there is no %s", b->label, what);
+    ck_assert_msg(rt_count(found) == golden->count, "%s: %s has %lld elements, not %lld", b->label,
+                  what, (long long)rt_count(found), (long long)golden->count);
+    mtbal_tensor as = {
+        .dtype = (mtbal_dtype)found->dtype, .count = golden->count, .data = found->data};
+    for (int64_t i = 0; i < golden->count; i++) {
+        double x = mtbal_tensor_f64(&as, i), y = element(golden, i);
+        ck_assert_msg(fabs(x - y) <= tolerance * scale, "%s: %s[%lld] is %.9g, PyTorch says %.9g",
+                      b->label, what, (long long)i, x, y);
+    }
+}
+
+static mtbal_status check_losses(const bench *b, const mtbal_record *r)
+{
+    const mtbal_array *losses = wanted(b, "losses");
+    ck_assert_int_eq(b->session->ntasks, losses->count);
+    for (int i = 0; i < b->session->ntasks; i++)
+        ck_assert_msg(fabs(r->loss[i] - element(losses, i)) <= 1e-5 * fabs(element(losses, i)),
+                      "%s: %s is %.9g, PyTorch says %.9g", b->label, b->session->tasks[i],
+                      r->loss[i], element(losses, i));
+    return MTBAL_OK;
+}
+
+static void check_task_gradients(const bench *b, mtbal_instance *instance)
+{
+    for (int t = 0; t < b->session->ntasks; t++) {
+        const char *task = b->session->tasks[t];
+        char prefix[96], name[256];
+        size_t length = (size_t)snprintf(prefix, sizeof prefix, "grad/%s/", task);
+        double scale = 0;
+        int count = 0;
+        for (int i = 0; i < b->golden->count; i++)
+            if (!strncmp(b->golden->arrays[i].name, prefix, length))
+                scale = fmax(scale, largest(&b->golden->arrays[i]));
+        for (int i = 0; i < b->golden->count; i++) {
+            const mtbal_array *golden = &b->golden->arrays[i];
+            if (strncmp(golden->name, prefix, length))
+                continue;
+            snprintf(name, sizeof name, "mtbal/task_grad/%s/%s", task, golden->name + length);
+            compare(b, mtbal_instance_output(instance, name), golden, 1e-4, scale, name);
+            count++;
+        }
+        ck_assert_msg(count > 0, "%s: golden.npz has no gradient of %s", b->label, task);
+    }
+}
+
+static void check_running_statistics(const bench *b, mtbal_instance *instance)
+{
+    static const char prefix[] = "buffer_after_onnx/";
+    for (int i = 0; i < b->golden->count; i++) {
+        const mtbal_array *golden = &b->golden->arrays[i];
+        if (strncmp(golden->name, prefix, sizeof prefix - 1))
+            continue;
+        const char *name = golden->name + sizeof prefix - 1;
+        compare(b, mtbal_instance_state(instance, name), golden, 1e-5, fmax(1, largest(golden)),
+                name);
+    }
+}
+
+static mtbal_status check_everything(void *context, const mtbal_record *r, mtbal_diag *diag)
+{
+    (void)diag;
+    bench *b = context;
+    mtbal_instance *instance = r->program->instance;
+    const mtbal_array *norms = wanted(b, "shared_norm"), *gram = wanted(b, "shared_gram");
+    check_losses(b, r);
+    check_task_gradients(b, instance);
+    for (int i = 0; i < b->session->ntasks; i++)
+        ck_assert_msg(fabs(r->grad_norm[i] - element(norms, i)) <= 1e-4 * element(norms, i),
+                      "%s: the norm of %s is %.9g, PyTorch says %.9g", b->label,
+                      b->session->tasks[i], r->grad_norm[i], element(norms, i));
+    compare(b, mtbal_instance_output(instance, "mtbal/gram"), gram, 1e-4, largest(gram),
+            "mtbal/gram");
+    compare(b, mtbal_instance_output(instance, "mtbal/cosine"), wanted(b, "shared_cosine"), 1e-4, 1,
+            "mtbal/cosine");
+    check_running_statistics(b, instance);
+    return MTBAL_OK;
+}
+
+static mtbal_status check_trajectory(void *context, const mtbal_record *r, mtbal_diag *diag)
+{
+    (void)diag;
+    bench *b = context;
+    for (int i = 0; i < b->session->ntasks; i++) {
+        double golden = element(b->trajectory, r->step * b->session->ntasks + i);
+        ck_assert_msg(fabs(r->loss[i] - golden) <= 1e-3 * fabs(golden),
+                      "%s: %s at step %lld is %.9g, PyTorch says %.9g", b->label,
+                      b->session->tasks[i], (long long)r->step, r->loss[i], golden);
+    }
+    return MTBAL_OK;
+}
+
+/* ------------------------------------------------------------------ tests */
+
+START_TEST(test_first_step)
+{
+    bench b;
+    open_bench(&b, &cases[_i]);
+    rewrite(&b, "sgd", "calibrated",
+            MTBAL_OUT_NORMS | MTBAL_OUT_GRAM | MTBAL_OUT_GRADS | MTBAL_OUT_TASK_GRADS);
+    run(&b, 0, 1, true, check_everything);
+    close_run(&b);
+    close_bench(&b);
+}
+END_TEST
+
+START_TEST(test_trajectory_sgd)
+{
+    bench b;
+    open_bench(&b, &cases[_i]);
+    b.trajectory = wanted(&b, "traj_sgd");
+    rewrite(&b, "sgd", "equal", MTBAL_OUT_NORMS);
+    run(&b, cases[_i].lr, 10, false, check_trajectory);
+    close_run(&b);
+    close_bench(&b);
+}
+END_TEST
+
+START_TEST(test_trajectory_adam)
+{
+    bench b;
+    open_bench(&b, &cases[_i]);
+    b.trajectory = wanted(&b, "traj_adam");
+    rewrite(&b, "adam", "equal", MTBAL_OUT_NONE);
+    run(&b, 1e-3, 10, false, check_trajectory);
+    close_run(&b);
+    close_bench(&b);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("goldens");
+    TCase *tests = tcase_create("models");
+    int n = sizeof cases / sizeof *cases;
+    tcase_set_timeout(tests, 120);
+    tcase_add_loop_test(tests, test_first_step, 0, n);
+    tcase_add_loop_test(tests, test_trajectory_sgd, 0, n);
+    tcase_add_loop_test(tests, test_trajectory_adam, 0, n);
+    suite_add_tcase(suite, tests);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_NORMAL);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed != 0;
+}
