@@ -84,7 +84,7 @@ static mtbal_status record(loop *l, const mtbal_program *program, int64_t epoch,
                       .loss = l->loss,
                       .grad_norm = l->grad_norm,
                       .weight = l->weight,
-                      .measured = program->measuring,
+                      .measured = program->mode == MTBAL_MEASURE,
                       .program = program,
                       .samples = n};
     for (int i = 0; i < s->ntasks; i++) {
@@ -110,8 +110,8 @@ static mtbal_status one_step(loop *l, int64_t epoch, int64_t first)
     bool measure = every > 0 && l->step % every == 0;
     mtbal_program *program;
     mtbal_data_binds(l->session, data, n, l->binds);
-    MTBAL_TRY(mtbal_session_program(l->session, l->session->nfeeds, l->binds, measure, &program,
-                                    l->diag));
+    MTBAL_TRY(mtbal_session_program(l->session, l->session->nfeeds, l->binds,
+                                    measure ? MTBAL_MEASURE : MTBAL_TRAIN, &program, l->diag));
     mtbal_data_load(l->session, data, l->order + first, n, program);
     double start = seconds();
     mtbal_instance_run(program->instance, l->options->seed + (uint64_t)l->step);

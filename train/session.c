@@ -122,9 +122,18 @@ void mtbal_session_close(mtbal_session *session)
     mtbal_arena_free(session->arena);
 }
 
+static bool is_measure(const mtbal_session *s, const char *name)
+{
+    static const char norm[] = "mtbal/grad_norm/";
+    const char *only = s->options.only_task;
+    if (starts_with(name, norm))
+        return !only || !strcmp(name + sizeof norm - 1, only);
+    return !only && !strcmp(name, "mtbal/cosine");
+}
+
 /* Which outputs a program computes: all, or losses and weights, and with `measuring` norms and
  * cosines. */
-static mtbal_status choose_outputs(const mtbal_session *s, bool measuring, const char ***names,
+static mtbal_status choose_outputs(const mtbal_session *s, mtbal_mode mode, const char ***names,
                                    int *count, mtbal_diag *diag)
 {
     *names = mtbal_arena_array(s->arena, (size_t)s->noutputs + 1, sizeof **names);
@@ -136,8 +145,10 @@ static mtbal_status choose_outputs(const mtbal_session *s, bool measuring, const
         bool ours = starts_with(name, "mtbal/");
         bool cheap = !strcmp(name, "mtbal/loss") || starts_with(name, "mtbal/loss/") ||
                      starts_with(name, "mtbal/weight/");
-        bool measure = starts_with(name, "mtbal/grad_norm/") || !strcmp(name, "mtbal/cosine");
-        if (s->options.all_outputs || !s->is_step || !ours || cheap || (measure && measuring))
+        bool loss = !ours || starts_with(name, "mtbal/loss/");
+        if (mode == MTBAL_EVALUATE ? loss
+                                   : s->options.all_outputs || !s->is_step || !ours || cheap ||
+                                         (mode == MTBAL_MEASURE && is_measure(s, name)))
             (*names)[(*count)++] = name;
     }
     return MTBAL_OK;
@@ -182,26 +193,37 @@ static mtbal_status compile(mtbal_session *s, mtbal_program *p, mtbal_diag *diag
 {
     const char **outputs;
     int noutputs;
-    MTBAL_TRY(choose_outputs(s, p->measuring, &outputs, &noutputs, diag));
+    MTBAL_TRY(choose_outputs(s, p->mode, &outputs, &noutputs, diag));
     MTBAL_TRY(mtbal_onnx_read(s->path, &p->model, diag));
     mtbal_lower_options options = {.nbinds = p->nbinds,
                                    .binds = p->binds,
                                    .noutputs = noutputs,
                                    .outputs = outputs,
-                                   .states = s->is_step};
+                                   .states = s->is_step && p->mode != MTBAL_EVALUATE};
     MTBAL_TRY(mtbal_lower(p->model, &options, &p->plan, diag));
     MTBAL_TRY(mtbal_instance_new(p->plan, s->options.threads, &p->instance, diag));
     return apply_settings(s, p, s->current == NULL, diag);
 }
 
+/* In a program that only evaluates, states are inputs. */
+static rt_tensor *state_of(mtbal_program *p, const char *name)
+{
+    rt_tensor *state = mtbal_instance_state(p->instance, name);
+    return state ? state : mtbal_instance_input(p->instance, name);
+}
+
+static size_t tensor_bytes(const rt_tensor *t)
+{
+    return (size_t)rt_count(t) * rt_dtype_size(t->dtype);
+}
+
+/* A program may hold fewer states than another: what it does not hold, it does not change. */
 static void copy_states(const mtbal_session *s, mtbal_program *from, mtbal_program *to)
 {
     for (int i = 0; i < s->nstates; i++) {
-        rt_tensor *source = mtbal_instance_state(from->instance, s->states[i]);
-        rt_tensor *target = mtbal_instance_state(to->instance, s->states[i]);
+        rt_tensor *source = state_of(from, s->states[i]), *target = state_of(to, s->states[i]);
         if (source && target)
-            memcpy(target->data, source->data,
-                   (size_t)rt_count(target) * rt_dtype_size(target->dtype));
+            memcpy(target->data, source->data, tensor_bytes(target));
     }
 }
 
@@ -217,18 +239,19 @@ static bool same_binds(const mtbal_program *p, int nbinds, const mtbal_bind *bin
 }
 
 mtbal_status mtbal_session_program(mtbal_session *session, int nbinds, const mtbal_bind *binds,
-                                   bool measuring, mtbal_program **program, mtbal_diag *diag)
+                                   mtbal_mode mode, mtbal_program **program, mtbal_diag *diag)
 {
-    measuring = measuring && (session->has_norms || session->has_cosine);
+    if (mode == MTBAL_MEASURE && !session->has_norms && !session->has_cosine)
+        mode = MTBAL_TRAIN;
     mtbal_program *p = session->programs;
-    while (p && !(p->measuring == measuring && same_binds(p, nbinds, binds)))
+    while (p && !(p->mode == mode && same_binds(p, nbinds, binds)))
         p = p->next;
     if (!p) {
         p = mtbal_arena_alloc(session->arena, sizeof *p);
         mtbal_bind *copy = mtbal_arena_copy(session->arena, binds, (size_t)nbinds * sizeof *binds);
         if (!p || !copy)
             return mtbal_no_memory(diag);
-        *p = (mtbal_program){.measuring = measuring, .nbinds = nbinds, .binds = copy};
+        *p = (mtbal_program){.mode = mode, .nbinds = nbinds, .binds = copy};
         mtbal_status status = compile(session, p, diag);
         if (status != MTBAL_OK) {
             free_program(p);
@@ -237,16 +260,52 @@ mtbal_status mtbal_session_program(mtbal_session *session, int nbinds, const mtb
         p->next = session->programs;
         session->programs = p;
     }
-    if (session->current && session->current != p)
-        copy_states(session, session->current, p);
-    session->current = p;
+    mtbal_program *owner = session->current;
+    if (owner && owner != p)
+        copy_states(session, owner, p);
+    if (mode != MTBAL_EVALUATE || !owner)
+        session->current = p;
     *program = p;
     return MTBAL_OK;
 }
 
 rt_tensor *mtbal_session_state(mtbal_session *session, const char *name)
 {
-    return session->current ? mtbal_instance_state(session->current->instance, name) : NULL;
+    return session->current ? state_of(session->current, name) : NULL;
+}
+
+size_t mtbal_session_state_bytes(const mtbal_session *session)
+{
+    size_t size = 0;
+    for (int i = 0; session->current && i < session->nstates; i++) {
+        const rt_tensor *state = state_of(session->current, session->states[i]);
+        size += state ? tensor_bytes(state) : 0;
+    }
+    return size;
+}
+
+void mtbal_session_save_states(mtbal_session *session, void *buffer)
+{
+    unsigned char *to = buffer;
+    for (int i = 0; i < session->nstates; i++) {
+        const rt_tensor *state = mtbal_session_state(session, session->states[i]);
+        if (state) {
+            memcpy(to, state->data, tensor_bytes(state));
+            to += tensor_bytes(state);
+        }
+    }
+}
+
+void mtbal_session_load_states(mtbal_session *session, const void *buffer)
+{
+    const unsigned char *from = buffer;
+    for (int i = 0; i < session->nstates; i++) {
+        rt_tensor *state = mtbal_session_state(session, session->states[i]);
+        if (state) {
+            memcpy(state->data, from, tensor_bytes(state));
+            from += tensor_bytes(state);
+        }
+    }
 }
 
 double mtbal_program_scalar(const mtbal_program *program, const char *output)

@@ -21,8 +21,16 @@ typedef struct mtbal_session_options {
     int threads; /* >= 1; 0: as many as processors */
     int nset;
     const mtbal_setting *set;
-    bool all_outputs; /* compute every output of the graph, not only losses, weights, norms */
+    bool all_outputs;      /* compute every output of the graph, not only losses, weights, norms */
+    const char *only_task; /* measure this task's norm only; NULL: all norms and cosines */
 } mtbal_session_options;
+
+/* What a program computes of a step graph. */
+typedef enum mtbal_mode {
+    MTBAL_TRAIN,   /* losses, weights; applies the states */
+    MTBAL_MEASURE, /* norms and cosines too */
+    MTBAL_EVALUATE /* losses only; leaves the states alone */
+} mtbal_mode;
 
 /* An input that data must fill: no default, not set. dims[0] is the batch axis if `batched`. */
 typedef struct mtbal_feed {
@@ -52,7 +60,7 @@ typedef struct mtbal_session {
 /* A session lowered for one set of input shapes. */
 typedef struct mtbal_program {
     struct mtbal_program *next;
-    bool measuring; /* computes norms and cosines too */
+    mtbal_mode mode;
     int nbinds;
     mtbal_bind *binds;
     mtbal_model *model;
@@ -66,12 +74,16 @@ mtbal_status mtbal_session_open(const char *path, const mtbal_session_options *o
 void mtbal_session_close(mtbal_session *session);
 /* The program for these shapes (lowered at the first call), holding the session's states. */
 mtbal_status mtbal_session_program(mtbal_session *session, int nbinds, const mtbal_bind *binds,
-                                   bool measuring, mtbal_program **program, mtbal_diag *diag);
+                                   mtbal_mode mode, mtbal_program **program, mtbal_diag *diag);
 /* A state's tensor in the current program; NULL when there is none of that name, or nothing was
  * lowered yet. */
 rt_tensor *mtbal_session_state(mtbal_session *session, const char *name);
 /* An output after a step of `program`, by name, as a number; NAN when it is not computed. */
 double mtbal_program_scalar(const mtbal_program *program, const char *output);
+/* All states, into or from a buffer of mtbal_session_state_bytes() bytes. */
+size_t mtbal_session_state_bytes(const mtbal_session *session);
+void mtbal_session_save_states(mtbal_session *session, void *buffer);
+void mtbal_session_load_states(mtbal_session *session, const void *buffer);
 /* Writes the model with the session's present states. */
 mtbal_status mtbal_session_save(mtbal_session *session, const char *path, mtbal_diag *diag);
 
