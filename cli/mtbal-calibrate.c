@@ -1,0 +1,190 @@
+/* cli/mtbal-calibrate.c: trains each task alone and stores the G_i in the step graph. */
+#include "cli/cli.h"
+#include "train/calibrate.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct args {
+    const char *data, *valid, *out, *measure;
+    int64_t batch, max_epochs, patience, window, threads, seed;
+    double kappa;
+    bool json, quiet;
+    cli_pairs set;
+} args;
+
+static args a = {.max_epochs = 300, .patience = 10, .window = 40, .kappa = 0.3, .measure = "floor"};
+
+static const cli_option options[] = {
+    {"data", 0, CLI_TEXT, &a.data, "TRAIN.npz",
+     "one array per graph input, samples along the first axis"},
+    {"valid", 0, CLI_TEXT, &a.valid, "V.npz", "data on which convergence is judged"},
+    {"output", 'o', CLI_TEXT, &a.out, "OUT.onnx", "default: the step graph itself"},
+    {"batch", 0, CLI_COUNT, &a.batch, "N",
+     "samples a step (default: the model's own where it is fixed,\nelse 32)"},
+    {"max-epochs", 0, CLI_COUNT, &a.max_epochs, "N", "for each task (default 300)"},
+    {"patience", 0, CLI_COUNT, &a.patience, "N",
+     "epochs without an improvement of 0.1 % that end a run (default 10)"},
+    {"window", 0, CLI_COUNT, &a.window, "N",
+     "steps at the end over which the gradient is measured (default 40)"},
+    {"measure", 0, CLI_TEXT, &a.measure, "M",
+     "floor (default): max of the gradient's RMS over the window and\nkappa times that over the "
+     "run; rms: without the floor; traj: over\nthe run; init: at the start; loss: the loss itself"},
+    {"kappa", 0, CLI_REAL, &a.kappa, "K", "of floor (default 0.3)"},
+    {"set", 0, CLI_PAIRS, &a.set, "NAME=VALUE",
+     "fill an input, a state or a hyper-parameter (lr, ...) with a\nnumber (repeatable)"},
+    {"threads", 0, CLI_COUNT, &a.threads, "N",
+     "default: one per processor; does not change results"},
+    {"seed", 0, CLI_COUNT, &a.seed, "S", "of the order of the samples (default 0)"},
+    {"json", 0, CLI_FLAG, &a.json, NULL, "print the result as JSON"},
+    {"quiet", 'q', CLI_FLAG, &a.quiet, NULL, "print errors and warnings only"},
+    {NULL, 0, CLI_FLAG, NULL, NULL, NULL},
+};
+
+static const cli_command command = {
+    .name = "mtbal-calibrate",
+    .usage = "STEP.onnx --data TRAIN.npz [options]",
+    .about =
+        "Trains each task alone to convergence with the same step graph, notes the size of its "
+        "gradient\nthere, and stores it: the balance point of the weights c/G.",
+    .options = options,
+    .min_operands = 1,
+    .max_operands = 1,
+};
+
+static void on_epoch(void *context, const mtbal_calibrate_progress *p)
+{
+    bool terminal = *(bool *)context;
+    if (!terminal && p->epoch % 10)
+        return;
+    fprintf(
+        stderr,
+        "%s%s (%d of %d)  epoch %lld  loss %.5g  gradient norm %.4g  best %.5g, %lld epochs ago%s",
+        terminal ? "\r" : "", p->name, p->task + 1, p->ntasks, (long long)p->epoch, p->loss,
+        p->grad_norm, p->best, (long long)p->stale, terminal ? "   " : "\n");
+}
+
+static void print_table(const mtbal_calibration *results, int count, mtbal_arena *arena)
+{
+    static const char *const heads[] = {"task",       "G",    "at the end", "over the run", "SNR",
+                                        "first loss", "loss", "epochs",     "note"};
+    double inverse = 0;
+    cli_table table;
+    for (int i = 0; i < count; i++)
+        inverse += 1 / results[i].g / count;
+    cli_table_init(&table, arena, 9, heads);
+    for (int i = 0; i < count; i++) {
+        const mtbal_calibration *r = &results[i];
+        cli_cell(&table, "%s", r->task);
+        cli_cell(&table, "%.5g", r->g);
+        cli_cell(&table, "%.4g", r->rms_end);
+        cli_cell(&table, "%.4g", r->rms_run);
+        if (isnan(r->snr))
+            cli_cell(&table, "-");
+        else
+            cli_cell(&table, "%.3f", r->snr);
+        cli_cell(&table, "%.5g", r->first_loss);
+        cli_cell(&table, "%.5g", r->loss);
+        cli_cell(&table, "%lld", (long long)r->epochs);
+        cli_cell(&table, "weight %.4g%s%s", 1 / r->g / inverse,
+                 r->floored ? "; floor used, the task learns its data by heart" : "",
+                 r->converged ? "" : "; not converged");
+    }
+    cli_table_print(stdout, &table);
+}
+
+static void print_json(const mtbal_calibration *results, int count)
+{
+    cli_json json = {.to = stdout};
+    json_open(&json, NULL, '{');
+    json_text(&json, "measure", a.measure);
+    json_open(&json, "tasks", '[');
+    for (int i = 0; i < count; i++) {
+        const mtbal_calibration *r = &results[i];
+        json_open(&json, NULL, '{');
+        json_text(&json, "name", r->task);
+        json_number(&json, "g", r->g);
+        json_number(&json, "rms_end", r->rms_end);
+        json_number(&json, "rms_run", r->rms_run);
+        json_number(&json, "rms_start", r->rms_start);
+        json_number(&json, "snr", r->snr);
+        json_number(&json, "first_loss", r->first_loss);
+        json_number(&json, "loss", r->loss);
+        json_number(&json, "valid_loss", r->best_valid);
+        json_int(&json, "epochs", r->epochs);
+        json_int(&json, "steps", r->steps);
+        json_bool(&json, "converged", r->converged);
+        json_bool(&json, "floored", r->floored);
+        json_close(&json, '}');
+    }
+    json_close(&json, ']');
+    json_close(&json, '}');
+    printf("\n");
+}
+
+static mtbal_status settings(mtbal_calibrate_options *o, mtbal_arena *arena, mtbal_diag *diag)
+{
+    mtbal_setting *set = mtbal_arena_array(arena, (size_t)a.set.count + 1, sizeof *set);
+    if (!set)
+        return mtbal_no_memory(diag);
+    for (int i = 0; i < a.set.count; i++) {
+        char *end;
+        set[i].name = a.set.items[i].name;
+        set[i].value = strtod(a.set.items[i].value, &end);
+        if (*end || end == a.set.items[i].value)
+            return mtbal_fail(diag, MTBAL_USAGE, "--set", NULL, "%s=%s: not a number", set[i].name,
+                              a.set.items[i].value);
+    }
+    o->nset = a.set.count;
+    o->set = set;
+    return MTBAL_OK;
+}
+
+static mtbal_status work(const char *model, mtbal_arena *arena, mtbal_diag *diag)
+{
+    mtbal_calibrate_options o;
+    mtbal_calibration *results;
+    int count;
+    bool terminal = cli_is_terminal(stderr);
+    if (!a.data)
+        return mtbal_fail(diag, MTBAL_USAGE, "command line", command.usage, "--data is missing");
+    mtbal_calibrate_default(&o);
+    MTBAL_TRY(settings(&o, arena, diag));
+    o.model = model, o.data = a.data, o.valid = a.valid, o.measure = a.measure;
+    o.batch = a.batch, o.max_epochs = a.max_epochs, o.patience = a.patience, o.window = a.window;
+    o.seed = (uint64_t)a.seed, o.threads = (int)a.threads, o.kappa = a.kappa;
+    MTBAL_TRY(mtbal_calibrate(&o, arena, &results, &count, a.quiet || a.json ? NULL : on_epoch,
+                              &terminal, diag));
+    if (terminal && !a.quiet && !a.json)
+        fprintf(stderr, "\n");
+    MTBAL_TRY(mtbal_calibration_store(model, a.out ? a.out : model, count, results, diag));
+    for (int i = 0; i < count; i++)
+        if (!results[i].converged)
+            fprintf(stderr,
+                    "warning: task %s did not converge in %lld epochs; give it more with "
+                    "--max-epochs\n",
+                    results[i].task, (long long)results[i].epochs);
+    if (a.json)
+        print_json(results, count);
+    else if (!a.quiet)
+        print_table(results, count, arena);
+    return MTBAL_OK;
+}
+
+int main(int argc, char **argv)
+{
+    mtbal_arena *arena = mtbal_arena_new();
+    if (!arena) {
+        fprintf(stderr, "%s: out of memory\n", command.name);
+        return mtbal_exit_code(MTBAL_NOMEM);
+    }
+    const char *operands[1];
+    int code = cli_parse(&command, argc, argv, operands, arena);
+    if (code < 0) {
+        mtbal_diag diag = {0};
+        code = work(operands[0], arena, &diag) == MTBAL_OK ? 0 : cli_report(command.name, &diag);
+    }
+    mtbal_arena_free(arena);
+    return code;
+}
