@@ -1,0 +1,189 @@
+/* tests/test_house.c: the house rules that a program can check: which folder may include which,
+ * file lengths, the op list and its page, help texts against the README. */
+#include "graph/graph.h"
+#include "passes/gradients/gradients.h"
+
+#include <check.h>
+#include <dirent.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* A folder and those it may include, separated by spaces; its own is always allowed. */
+static const struct floor_rule {
+    const char *folder, *may;
+} floors[] = {
+    {"graph", ""},
+    {"graph/ops", "graph"},
+    {"runtime", ""},
+    {"runtime/kernels", "runtime"},
+    {"onnxio", "graph onnx"},
+    {"passes", "graph"},
+    {"passes/gradients", "graph passes"},
+    {"passes/balance", "graph passes"},
+    {"lower", "graph runtime"},
+    {"lower/ops", "graph runtime lower"},
+    {"train", "graph onnxio lower runtime"},
+    {"cli", "graph onnxio passes runtime lower train"},
+};
+
+static bool listed(const char *list, const char *word, size_t length)
+{
+    for (const char *p = list; *p;) {
+        size_t n = strcspn(p, " ");
+        if (n == length && !strncmp(p, word, n))
+            return true;
+        p += n + (p[n] == ' ');
+    }
+    return false;
+}
+
+/* The folder of an include like "passes/gradients/gradients.h": all before the last slash. */
+static void check_include(const struct floor_rule *rule, const char *file, const char *included)
+{
+    const char *slash = strrchr(included, '/');
+    ck_assert_msg(slash != NULL, "%s/%s includes \"%s\": name it from the top", rule->folder, file,
+                  included);
+    size_t length = (size_t)(slash - included), own = strlen(rule->folder);
+    bool inside = length >= own && !strncmp(included, rule->folder, own) &&
+                  (length == own || included[own] == '/');
+    size_t top = strcspn(included, "/");
+    ck_assert_msg(inside || listed(rule->may, included, top),
+                  "%s/%s includes %s, against the floors", rule->folder, file, included);
+}
+
+static int check_file(const struct floor_rule *rule, const char *file)
+{
+    char path[512], line[2048], included[256];
+    int lines = 0;
+    snprintf(path, sizeof path, "%s/%s", rule->folder, file);
+    FILE *from = fopen(path, "r");
+    ck_assert_msg(from != NULL, "%s cannot be read", path);
+    while (fgets(line, sizeof line, from)) {
+        lines++;
+        if (sscanf(line, " # include \"%255[^\"]\"", included) == 1)
+            check_include(rule, file, included);
+    }
+    fclose(from);
+    ck_assert_msg(lines <= 1000, "%s has %d lines: is it one thing?", path, lines);
+    return lines;
+}
+
+static bool is_source(const char *name)
+{
+    size_t n = strlen(name);
+    return n > 2 && (!strcmp(name + n - 2, ".c") || !strcmp(name + n - 2, ".h"));
+}
+
+START_TEST(test_floors)
+{
+    const struct floor_rule *rule = &floors[_i];
+    DIR *folder = opendir(rule->folder);
+    int files = 0;
+    ck_assert_msg(folder != NULL, "there is no folder %s (run the tests from the top)",
+                  rule->folder);
+    for (struct dirent *e; (e = readdir(folder));)
+        if (is_source(e->d_name)) {
+            check_file(rule, e->d_name);
+            files++;
+        }
+    closedir(folder);
+    ck_assert_msg(files > 0, "%s holds no source", rule->folder);
+}
+END_TEST
+
+START_TEST(test_op_list)
+{
+    for (int i = 0; i < MTBAL_NOPS; i++) {
+        const mtbal_op *op = &mtbal_ops[i];
+        ck_assert_msg(mtbal_opcode(op->domain, op->name) == i, "%s.%s stands twice in the op list",
+                      op->domain, op->name);
+    }
+    ck_assert_int_eq(mtbal_opcode("", "NoSuchOperator"), -1);
+}
+END_TEST
+
+/* Runs a command, returns what it printed (malloc'ed). */
+static char *output_of(const char *command)
+{
+    size_t size = 0, capacity = 1 << 16;
+    char *text = malloc(capacity);
+    FILE *pipe = popen(command, "r");
+    ck_assert(text && pipe);
+    for (size_t n; (n = fread(text + size, 1, capacity - size - 1, pipe)) > 0; size += n)
+        if (size + n + 1 >= capacity - 1)
+            ck_assert((text = realloc(text, capacity *= 2)) != NULL);
+    text[size] = 0;
+    pclose(pipe);
+    return text;
+}
+
+static char *read_file(const char *path)
+{
+    char command[300];
+    snprintf(command, sizeof command, "cat %s", path);
+    return output_of(command);
+}
+
+/* Every option of a command's help is in the README's reference. */
+START_TEST(test_readme_options)
+{
+    static const char *const commands[] = {"mtbal-rewrite", "mtbal-run", "mtbal-calibrate"};
+    const char *bin = getenv("BIN");
+    char command[300];
+    snprintf(command, sizeof command, "%s/%s -h", bin ? bin : "bin", commands[_i]);
+    char *help = output_of(command), *readme = read_file("README.md");
+    ck_assert_msg(strstr(help, "usage:"), "%s prints no help", commands[_i]);
+    int options = 0;
+    for (char *p = help; (p = strstr(p, "--")); p += 2) {
+        size_t n = strspn(p + 2, "abcdefghijklmnopqrstuvwxyz-0123456789");
+        char option[64];
+        if (n == 0 || n > 60 || (p > help && p[-1] != ' '))
+            continue;
+        snprintf(option, sizeof option, "--%.*s", (int)n, p + 2);
+        ck_assert_msg(strstr(readme, option), "README.md does not tell of %s %s", commands[_i],
+                      option);
+        options++;
+    }
+    ck_assert_int_gt(options, 5);
+    free(help);
+    free(readme);
+}
+END_TEST
+
+/* Every op that has a rule, a shape function or a kernel is on the operator page, and no other. */
+START_TEST(test_operator_page)
+{
+    char *page = read_file("docs/operators.md");
+    for (int i = 0; i < MTBAL_NOPS; i++) {
+        char row[128];
+        bool stop = false;
+        const mtbal_op *op = &mtbal_ops[i];
+        bool differentiable = mtbal_gradient_rule(i, &stop) != NULL;
+        if (*op->domain)
+            continue;
+        snprintf(row, sizeof row, "| %s | %s |", op->name,
+                 differentiable ? "yes"
+                 : stop         ? "zero"
+                                : "no");
+        ck_assert_msg(strstr(page, row), "docs/operators.md lacks the row '%s'", row);
+    }
+    free(page);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("house");
+    TCase *tests = tcase_create("rules");
+    tcase_add_loop_test(tests, test_floors, 0, (int)(sizeof floors / sizeof *floors));
+    tcase_add_test(tests, test_op_list);
+    tcase_add_loop_test(tests, test_readme_options, 0, 3);
+    tcase_add_test(tests, test_operator_page);
+    suite_add_tcase(suite, tests);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_NORMAL);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed != 0;
+}
