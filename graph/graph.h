@@ -302,6 +302,8 @@ struct mtbal_model {
     mtbal_property *properties; /* metadata_props */
     int nvalues;
     int nnames;       /* counter of fresh names */
+    struct mtbal_used *used; /* names of values, with counters for fresh ones */
+    int nused, capacity_used;
     const char *path; /* of the file, for messages; NULL when made here */
     void *origin;     /* onnxio's state: the ModelProto, maps of external files */
     void (*close)(void *origin);
@@ -432,6 +434,9 @@ void mtbal_emit_done(mtbal_builder *b, mtbal_node *node);
  * followed by the values: i int64_t, f double, s const char *, I int n then const int64_t *. */
 mtbal_value *mtbal_emit_attrs(mtbal_builder *b, const char *op, int n, mtbal_value *const *in,
                               const char *format, ...);
+/* The same attributes on a node; t mtbal_tensor * too. */
+mtbal_status mtbal_set_attrs(mtbal_node *node, const char *format, ...);
+mtbal_status mtbal_set_attrs_v(mtbal_node *node, const char *format, va_list *args);
 /* Constants (Constant nodes; equal ones are merged by the cse pass). Scalars have rank 0. */
 mtbal_value *mtbal_const_scalar(mtbal_builder *b, mtbal_dtype dtype, double x);
 mtbal_value *mtbal_const_i64(mtbal_builder *b, int64_t x);                 /* rank 0 */
