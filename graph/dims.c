@@ -1,7 +1,7 @@
 /* graph/dims.c: arithmetic of dimensions. A symbolic size is a polynomial with integer coefficients
  * over atoms: names of dimensions, and floor divisions that do not come out even, "((batch+1)/2)".
- * Its canonical text is the symbol: equal polynomials are equal interned pointers. What does not
- * fit the small fixed form is unknown. */
+ * Its canonical text is the symbol: equal polynomials are equal interned pointers. A negative
+ * number (in contents only) is its own text. What does not fit the small fixed form is unknown. */
 #include "graph/graph.h"
 
 #include <ctype.h>
@@ -149,8 +149,8 @@ static mtbal_dim dim_of(mtbal_model *model, const poly *p)
         return unknown;
     if (p->nterms == 0)
         return mtbal_dim_const(0);
-    if (p->nterms == 1 && p->terms[0].natoms == 0)
-        return p->terms[0].factor >= 0 ? mtbal_dim_const(p->terms[0].factor) : unknown;
+    if (p->nterms == 1 && p->terms[0].natoms == 0 && p->terms[0].factor >= 0)
+        return mtbal_dim_const(p->terms[0].factor);
     for (int i = 0; i < p->nterms && n < sizeof text; i++) {
         const term *t = &p->terms[i];
         int64_t size = t->factor < 0 ? -t->factor : t->factor;
@@ -197,7 +197,8 @@ mtbal_dim mtbal_dim_add(mtbal_model *model, mtbal_dim a, mtbal_dim b)
 mtbal_dim mtbal_dim_sub(mtbal_model *model, mtbal_dim a, mtbal_dim b)
 {
     if (both_known(a, b))
-        return a.size >= b.size ? mtbal_dim_const(a.size - b.size) : unknown;
+        if (a.size >= b.size)
+            return mtbal_dim_const(a.size - b.size);
     return combine(model, a, b, -1);
 }
 

@@ -1,6 +1,7 @@
 /* graph/infer.c: shape inference: the walk over a graph, and what shape functions lean on. */
 #include "graph/ops/shapes.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 /* ------------------------------------------------------------------ for shape functions */
@@ -96,8 +97,13 @@ int shape_content(const mtbal_infer *s, int i, const mtbal_dim **content)
         (v->tensor->data || !v->tensor->count)) {
         mtbal_dim *dims =
             mtbal_arena_array(s->model->arena, (size_t)v->tensor->count, sizeof *dims);
-        for (int64_t k = 0; dims && k < v->tensor->count; k++)
-            dims[k].size = mtbal_tensor_i64(v->tensor, k);
+        for (int64_t k = 0; dims && k < v->tensor->count; k++) {
+            int64_t x = mtbal_tensor_i64(v->tensor, k);
+            char text[32];
+            snprintf(text, sizeof text, "%lld", (long long)x);
+            dims[k] =
+                x < 0 ? (mtbal_dim){-1, mtbal_intern(s->model->arena, text)} : mtbal_dim_const(x);
+        }
         v->content = dims;
         v->ncontent = (int)v->tensor->count;
     }
@@ -122,9 +128,12 @@ int shape_ints(const mtbal_infer *s, int i, int64_t *values)
     }
     int n = shape_content(s, i, &content);
     for (int k = 0; k < n; k++) {
-        if (content[k].size < 0)
+        bool negative =
+            content[k].size < 0 && content[k].symbol && content[k].symbol[0] == '-' &&
+            strspn(content[k].symbol + 1, "0123456789") == strlen(content[k].symbol + 1);
+        if (content[k].size < 0 && !negative)
             return -1;
-        values[k] = content[k].size;
+        values[k] = negative ? strtoll(content[k].symbol, NULL, 10) : content[k].size;
     }
     return n;
 }
