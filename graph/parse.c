@@ -412,7 +412,7 @@ static bool op_name(parser *s, const char **domain, const char **op)
     if (dot)
         *dot = 0;
     *domain = mtbal_intern(s->model->arena, dot && strcmp(text, "ai.onnx") ? text : "");
-    return *op && *domain ? true : no_memory(s);
+    return (*op && *domain) || no_memory(s) != NULL;
 }
 
 static int operands(parser *s, mtbal_value **in, int most)
