@@ -1,0 +1,626 @@
+/* onnxio/build.c: the message of a model. Every function takes the part that was read (origin) as
+ * its pattern, and gives it back when it still says what the graph says. */
+#include "onnxio/build.h"
+
+#include <string.h>
+
+typedef struct builder {
+    mtbal_model *model;
+    mtbal_arena *arena;
+    mtbal_diag *diag;
+    bool metadata; /* nodes may carry metadata: IR 10 */
+} builder;
+
+static mtbal_status no_memory(builder *b)
+{
+    return mtbal_no_memory(b->diag);
+}
+
+static char *writable(const char *text)
+{
+    return (char *)(uintptr_t)text; /* protobuf-c's structs have no const; packing changes nothing */
+}
+
+/* An optional string of a shallow copy: as it was, unless it changed. Absent is not "". */
+static void set_string(char **field, const char *now)
+{
+    now = now ? now : "";
+    if (strcmp(*field ? *field : "", now) != 0)
+        *field = writable(now);
+}
+
+static const char *plain_domain(const char *text)
+{
+    return text && strcmp(text, "ai.onnx") ? text : "";
+}
+
+static void set_domain(char **field, const char *now)
+{
+    if (strcmp(plain_domain(*field), now) != 0)
+        *field = writable(now);
+}
+
+/* A list of names: the old one when it is equal. names[i] NULL: "". */
+static mtbal_status set_names(builder *b, size_t *n, char ***list, size_t count,
+                              const char *const *names)
+{
+    bool same = *n == count;
+    for (size_t i = 0; same && i < count; i++)
+        same = strcmp((*list)[i], names[i] ? names[i] : "") == 0;
+    if (same)
+        return MTBAL_OK;
+    char **fresh = mtbal_arena_array(b->arena, count, sizeof *fresh);
+    if (!fresh)
+        return no_memory(b);
+    for (size_t i = 0; i < count; i++)
+        fresh[i] = writable(names[i] ? names[i] : "");
+    *n = count;
+    *list = fresh;
+    return MTBAL_OK;
+}
+
+static mtbal_status set_values(builder *b, size_t *n, char ***list, int count,
+                               mtbal_value *const *values)
+{
+    bool same = *n == (size_t)count;
+    for (int i = 0; same && i < count; i++)
+        same = strcmp((*list)[i], values[i] ? values[i]->name : "") == 0;
+    if (same)
+        return MTBAL_OK;
+    const char **names = mtbal_arena_array(b->arena, (size_t)count, sizeof *names);
+    if (!names)
+        return no_memory(b);
+    for (int i = 0; i < count; i++)
+        names[i] = values[i] ? values[i]->name : NULL;
+    return set_names(b, n, list, (size_t)count, names);
+}
+
+/* ------------------------------------------------------------------ tensors */
+
+bool mtbal_is_sparse(const mtbal_tensor *tensor)
+{
+    const ProtobufCMessage *origin = tensor->origin;
+    return origin && origin->descriptor == &onnx__sparse_tensor_proto__descriptor;
+}
+
+/* name NULL: as it is. */
+static Onnx__TensorProto *build_tensor(builder *b, const mtbal_tensor *tensor, const char *name)
+{
+    Onnx__TensorProto *t = tensor->origin;
+    if (t && (!name || strcmp(t->name ? t->name : "", name) == 0))
+        return t;
+    if (t) {
+        t = mtbal_arena_copy(b->arena, t, sizeof *t);
+        if (t)
+            t->name = writable(name);
+    } else if (!tensor->data && tensor->count > 0) {
+        mtbal_fail(b->diag, MTBAL_UNSUPPORTED, name, NULL, "a new tensor without data (type %s)",
+                   mtbal_dtype_name(tensor->dtype));
+        return NULL;
+    } else {
+        t = mtbal_tensor_to_proto(tensor, name, b->arena);
+    }
+    if (!t)
+        no_memory(b);
+    return t;
+}
+
+static Onnx__SparseTensorProto *build_sparse(builder *b, const mtbal_tensor *tensor,
+                                             const char *name)
+{
+    Onnx__SparseTensorProto *s = tensor->origin;
+    if (strcmp(s->values->name ? s->values->name : "", name) == 0)
+        return s;
+    s = mtbal_arena_copy(b->arena, s, sizeof *s);
+    Onnx__TensorProto *values = s ? mtbal_arena_copy(b->arena, s->values, sizeof *values) : NULL;
+    if (!values) {
+        no_memory(b);
+        return NULL;
+    }
+    values->name = writable(name);
+    s->values = values;
+    return s;
+}
+
+static mtbal_status build_initializers(builder *b, const mtbal_graph *graph, Onnx__GraphProto *g)
+{
+    size_t n = (size_t)graph->ninitializers;
+    Onnx__TensorProto **dense = mtbal_arena_array(b->arena, n, sizeof *dense);
+    Onnx__SparseTensorProto **sparse = mtbal_arena_array(b->arena, n, sizeof *sparse);
+    if (!dense || !sparse)
+        return no_memory(b);
+    g->initializer = dense;
+    g->sparse_initializer = sparse;
+    g->n_initializer = g->n_sparse_initializer = 0;
+    for (size_t i = 0; i < n; i++) {
+        const mtbal_value *value = graph->initializers[i];
+        void *built;
+        if (mtbal_is_sparse(value->tensor))
+            built = sparse[g->n_sparse_initializer++] =
+                build_sparse(b, value->tensor, value->name);
+        else
+            built = dense[g->n_initializer++] = build_tensor(b, value->tensor, value->name);
+        if (!built)
+            return b->diag->status;
+    }
+    return MTBAL_OK;
+}
+
+/* ------------------------------------------------------------------ declarations of values */
+
+/* info: the declaration that was read, or NULL. */
+static Onnx__ValueInfoProto *build_info(builder *b, const mtbal_value *value,
+                                        Onnx__ValueInfoProto *info)
+{
+    bool typed = !info || !mtbal_type_declared(info->type, &value->type);
+    bool named = info && strcmp(info->name ? info->name : "", value->name) == 0;
+    if (named && !typed)
+        return info;
+    Onnx__ValueInfoProto *fresh = mtbal_arena_alloc(b->arena, sizeof *fresh);
+    if (!fresh)
+        goto out_of_memory;
+    onnx__value_info_proto__init(fresh);
+    if (info)
+        *fresh = *info;
+    if (!named)
+        fresh->name = writable(value->name);
+    if (typed && value->type.kind != MTBAL_OTHER) {
+        Onnx__TypeProto *type = mtbal_type_to_proto(&value->type, b->arena);
+        if (!type)
+            goto out_of_memory;
+        if (info && info->type)
+            type->denotation = info->type->denotation;
+        fresh->type = type;
+    }
+    return fresh;
+out_of_memory:
+    no_memory(b);
+    return NULL;
+}
+
+/* Inputs or outputs. The declaration of entry i is that of the file's entry i, when it has the
+ * name: a value can be input and output at once and have two. */
+static mtbal_status build_infos(builder *b, int count, mtbal_value *const *values, size_t *n,
+                                Onnx__ValueInfoProto ***list)
+{
+    Onnx__ValueInfoProto **fresh = mtbal_arena_array(b->arena, (size_t)count, sizeof *fresh);
+    if (!fresh)
+        return no_memory(b);
+    for (int i = 0; i < count; i++) {
+        Onnx__ValueInfoProto *info = (size_t)i < *n ? (*list)[i] : NULL;
+        if (!info || !info->name || strcmp(info->name, values[i]->name) != 0)
+            info = values[i]->origin;
+        if (!(fresh[i] = build_info(b, values[i], info)))
+            return b->diag->status;
+    }
+    *n = (size_t)count;
+    *list = fresh;
+    return MTBAL_OK;
+}
+
+/* ------------------------------------------------------------------ names of a graph, now and then
+ */
+
+typedef struct name_set {
+    const char **names; /* interned */
+    const mtbal_value **values;
+    size_t mask;
+} name_set;
+
+static bool open_set(builder *b, name_set *s, size_t most)
+{
+    size_t capacity = 16;
+    while (capacity < 2 * most)
+        capacity *= 2;
+    s->mask = capacity - 1;
+    s->names = mtbal_arena_array(b->arena, capacity, sizeof *s->names);
+    s->values = mtbal_arena_array(b->arena, capacity, sizeof *s->values);
+    return s->names && s->values;
+}
+
+static size_t slot_of(const name_set *s, const char *name)
+{
+    size_t i = (size_t)(((uint64_t)(uintptr_t)name >> 4) * 0x9E3779B97F4A7C15u >> 24) & s->mask;
+    while (s->names[i] && s->names[i] != name)
+        i = (i + 1) & s->mask;
+    return i;
+}
+
+static void enter(name_set *s, const mtbal_value *value)
+{
+    size_t slot = slot_of(s, value->name);
+    s->names[slot] = value->name;
+    s->values[slot] = value;
+}
+
+static bool names_now(builder *b, const mtbal_graph *graph, name_set *s)
+{
+    size_t most = (size_t)graph->ninputs + (size_t)graph->ninitializers;
+    for (const mtbal_node *node = graph->first; node; node = node->next)
+        most += (size_t)node->nout;
+    if (!open_set(b, s, most))
+        return false;
+    for (int i = 0; i < graph->ninputs; i++)
+        enter(s, graph->inputs[i]);
+    for (int i = 0; i < graph->ninitializers; i++)
+        enter(s, graph->initializers[i]);
+    for (const mtbal_node *node = graph->first; node; node = node->next)
+        for (int i = 0; i < node->nout; i++)
+            if (node->out[i])
+                enter(s, node->out[i]);
+    return true;
+}
+
+static bool enter_text(builder *b, name_set *s, const char *text)
+{
+    const char *name = mtbal_intern(b->model->arena, text ? text : "");
+    if (name)
+        s->names[slot_of(s, name)] = name;
+    return name;
+}
+
+static bool names_then(builder *b, const Onnx__GraphProto *g, name_set *s)
+{
+    size_t most = g->n_input + g->n_initializer;
+    for (size_t i = 0; i < g->n_node; i++)
+        most += g->node[i]->n_output;
+    bool ok = open_set(b, s, most);
+    for (size_t i = 0; ok && i < g->n_input; i++)
+        ok = enter_text(b, s, g->input[i]->name);
+    for (size_t i = 0; ok && i < g->n_initializer; i++)
+        ok = enter_text(b, s, g->initializer[i]->name);
+    for (size_t i = 0; ok && i < g->n_node; i++)
+        for (size_t k = 0; ok && k < g->node[i]->n_output; k++)
+            ok = enter_text(b, s, g->node[i]->output[k]);
+    return ok;
+}
+
+/* What the graph says about inner values, of those that still exist. An entry that was about
+ * nothing in the file already is none of our business, and stays. */
+static mtbal_status build_value_info(builder *b, const mtbal_graph *graph, Onnx__GraphProto *g)
+{
+    const Onnx__GraphProto *old = graph->origin;
+    if (!old || (!old->n_value_info && !old->n_quantization_annotation))
+        return MTBAL_OK;
+    name_set now, then;
+    Onnx__ValueInfoProto **infos =
+        mtbal_arena_array(b->arena, old->n_value_info, sizeof *infos);
+    Onnx__TensorAnnotation **notes =
+        mtbal_arena_array(b->arena, old->n_quantization_annotation, sizeof *notes);
+    if (!infos || !notes || !names_now(b, graph, &now) || !names_then(b, old, &then))
+        return no_memory(b);
+    g->value_info = infos;
+    g->quantization_annotation = notes;
+    g->n_value_info = g->n_quantization_annotation = 0;
+    for (size_t i = 0; i < old->n_value_info; i++) {
+        Onnx__ValueInfoProto *info = old->value_info[i];
+        const char *name = mtbal_intern(b->model->arena, info->name ? info->name : "");
+        if (!name)
+            return no_memory(b);
+        const mtbal_value *value = now.values[slot_of(&now, name)];
+        if (!value && then.names[slot_of(&then, name)])
+            continue;
+        if (value && value->type.kind != MTBAL_OTHER && !(info = build_info(b, value, info)))
+            return b->diag->status;
+        infos[g->n_value_info++] = info;
+    }
+    for (size_t i = 0; i < old->n_quantization_annotation; i++) {
+        Onnx__TensorAnnotation *note = old->quantization_annotation[i];
+        const char *name =
+            mtbal_intern(b->model->arena, note->tensor_name ? note->tensor_name : "");
+        if (!name)
+            return no_memory(b);
+        if (now.values[slot_of(&now, name)] || !then.names[slot_of(&then, name)])
+            notes[g->n_quantization_annotation++] = note;
+    }
+    return MTBAL_OK;
+}
+
+/* ------------------------------------------------------------------ attributes */
+
+static mtbal_status build_graph(builder *b, const mtbal_graph *graph, Onnx__GraphProto **result);
+
+static mtbal_status build_strings(builder *b, const mtbal_attr *attr, Onnx__AttributeProto *a)
+{
+    a->n_strings = (size_t)attr->n;
+    a->strings = mtbal_arena_array(b->arena, a->n_strings, sizeof *a->strings);
+    if (!a->strings)
+        return no_memory(b);
+    for (size_t i = 0; i < a->n_strings; i++) {
+        a->strings[i].len = strlen(attr->strings[i]);
+        a->strings[i].data = (uint8_t *)writable(attr->strings[i]);
+    }
+    return MTBAL_OK;
+}
+
+static mtbal_status new_attribute(builder *b, const mtbal_attr *attr, Onnx__AttributeProto *a)
+{
+    onnx__attribute_proto__init(a);
+    a->name = writable(attr->name);
+    a->has_type = 1;
+    a->type = (Onnx__AttributeProto__AttributeType)attr->kind;
+    if (attr->ref) {
+        a->ref_attr_name = writable(attr->ref);
+        return MTBAL_OK;
+    }
+    switch (attr->kind) {
+    case MTBAL_ATTR_FLOAT:
+        a->has_f = 1;
+        a->f = attr->f;
+        return MTBAL_OK;
+    case MTBAL_ATTR_INT:
+        a->has_i = 1;
+        a->i = attr->i;
+        return MTBAL_OK;
+    case MTBAL_ATTR_STRING:
+        a->has_s = 1;
+        a->s = (ProtobufCBinaryData){attr->s_len, (uint8_t *)writable(attr->s)};
+        return MTBAL_OK;
+    case MTBAL_ATTR_TENSOR:
+        a->t = build_tensor(b, attr->t, NULL);
+        return a->t ? MTBAL_OK : b->diag->status;
+    case MTBAL_ATTR_GRAPH:
+        return build_graph(b, attr->g, &a->g);
+    case MTBAL_ATTR_FLOATS:
+        a->n_floats = (size_t)attr->n;
+        a->floats = (float *)(uintptr_t)attr->floats;
+        return MTBAL_OK;
+    case MTBAL_ATTR_INTS:
+        a->n_ints = (size_t)attr->n;
+        a->ints = (int64_t *)(uintptr_t)attr->ints;
+        return MTBAL_OK;
+    case MTBAL_ATTR_STRINGS:
+        return build_strings(b, attr, a);
+    default:
+        return mtbal_fail(b->diag, MTBAL_UNSUPPORTED, attr->name, NULL,
+                          "a new attribute of a kind that only files can hold");
+    }
+}
+
+/* Subgraphs are built anew in any case: a pass may have changed their inside. */
+static mtbal_status build_attribute(builder *b, const mtbal_attr *attr,
+                                    Onnx__AttributeProto **result)
+{
+    Onnx__AttributeProto *old = attr->origin;
+    bool graph = attr->kind == MTBAL_ATTR_GRAPH && attr->g;
+    bool tensor = attr->kind == MTBAL_ATTR_TENSOR && attr->t && old && attr->t->origin != old->t;
+    *result = old;
+    if (old && !graph && !tensor)
+        return MTBAL_OK;
+    Onnx__AttributeProto *a = *result = mtbal_arena_alloc(b->arena, sizeof *a);
+    if (!a)
+        return no_memory(b);
+    if (!old)
+        return new_attribute(b, attr, a);
+    *a = *old;
+    if (graph)
+        return build_graph(b, attr->g, &a->g);
+    a->t = build_tensor(b, attr->t, NULL);
+    return a->t ? MTBAL_OK : b->diag->status;
+}
+
+static mtbal_status build_attributes(builder *b, const mtbal_node *node, Onnx__NodeProto *p)
+{
+    size_t n = 0, i = 0;
+    for (const mtbal_attr *a = node->attrs; a; a = a->next)
+        n++;
+    Onnx__AttributeProto **list = mtbal_arena_array(b->arena, n, sizeof *list);
+    if (!list)
+        return no_memory(b);
+    for (const mtbal_attr *a = node->attrs; a; a = a->next)
+        MTBAL_TRY(build_attribute(b, a, &list[i++]));
+    p->n_attribute = n;
+    p->attribute = list;
+    return MTBAL_OK;
+}
+
+/* ------------------------------------------------------------------ nodes */
+
+static mtbal_status add_metadata(builder *b, Onnx__NodeProto *p, const char *key, const char *value)
+{
+    if (!value || !*value)
+        return MTBAL_OK;
+    Onnx__StringStringEntryProto *entry = mtbal_arena_alloc(b->arena, sizeof *entry);
+    if (!entry)
+        return no_memory(b);
+    onnx__string_string_entry_proto__init(entry);
+    entry->key = writable(key);
+    entry->value = writable(value);
+    if (mtbal_proto_add_message(&p->base, ONNX_NODE_METADATA, &entry->base, b->arena) != MTBAL_OK)
+        return no_memory(b);
+    return MTBAL_OK;
+}
+
+static mtbal_status build_node(builder *b, const mtbal_node *node, Onnx__NodeProto **result)
+{
+    const Onnx__NodeProto *old = node->origin;
+    Onnx__NodeProto *p = *result = mtbal_arena_alloc(b->arena, sizeof *p);
+    const char *overload = "";
+    if (!p)
+        return no_memory(b);
+    onnx__node_proto__init(p);
+    if (old) {
+        *p = *old;
+        if (mtbal_proto_string(&old->base, ONNX_NODE_OVERLOAD, b->arena, &overload) != MTBAL_OK)
+            return no_memory(b);
+    }
+    set_string(&p->name, node->name);
+    set_string(&p->op_type, node->op);
+    set_domain(&p->domain, node->domain);
+    if (node->overload && strcmp(overload, node->overload) != 0 &&
+        mtbal_proto_add_string(&p->base, ONNX_NODE_OVERLOAD, node->overload, b->arena) != MTBAL_OK)
+        return no_memory(b);
+    MTBAL_TRY(set_values(b, &p->n_input, &p->input, node->nin, node->in));
+    MTBAL_TRY(set_values(b, &p->n_output, &p->output, node->nout, node->out));
+    MTBAL_TRY(build_attributes(b, node, p));
+    if (old || !b->metadata)
+        return MTBAL_OK;
+    MTBAL_TRY(add_metadata(b, p, "mtbal.role", node->role));
+    return add_metadata(b, p, "mtbal.task", node->task);
+}
+
+static mtbal_status build_nodes(builder *b, const mtbal_graph *graph, size_t *n,
+                                Onnx__NodeProto ***list)
+{
+    *n = 0;
+    *list = mtbal_arena_array(b->arena, (size_t)graph->nnodes, sizeof **list);
+    if (!*list)
+        return no_memory(b);
+    for (const mtbal_node *node = graph->first; node; node = node->next)
+        MTBAL_TRY(build_node(b, node, &(*list)[(*n)++]));
+    return MTBAL_OK;
+}
+
+/* ------------------------------------------------------------------ graphs, functions, the model */
+
+static mtbal_status build_graph(builder *b, const mtbal_graph *graph, Onnx__GraphProto **result)
+{
+    const Onnx__GraphProto *old = graph->origin;
+    Onnx__GraphProto *g = *result = mtbal_arena_alloc(b->arena, sizeof *g);
+    if (!g)
+        return no_memory(b);
+    onnx__graph_proto__init(g);
+    if (old)
+        *g = *old;
+    set_string(&g->name, graph->name);
+    MTBAL_TRY(build_nodes(b, graph, &g->n_node, &g->node));
+    MTBAL_TRY(build_initializers(b, graph, g));
+    MTBAL_TRY(build_infos(b, graph->ninputs, graph->inputs, &g->n_input, &g->input));
+    MTBAL_TRY(build_infos(b, graph->noutputs, graph->outputs, &g->n_output, &g->output));
+    return build_value_info(b, graph, g);
+}
+
+static mtbal_status build_opsets(builder *b, int count, const mtbal_opset *opsets, size_t *n,
+                                 Onnx__OperatorSetIdProto ***list)
+{
+    Onnx__OperatorSetIdProto **fresh = mtbal_arena_array(b->arena, (size_t)count, sizeof *fresh);
+    if (!fresh)
+        return no_memory(b);
+    for (int i = 0; i < count; i++) {
+        Onnx__OperatorSetIdProto *old = (size_t)i < *n ? (*list)[i] : NULL;
+        bool same = old && strcmp(plain_domain(old->domain), opsets[i].domain) == 0;
+        fresh[i] = old;
+        if (same && old->version == opsets[i].version)
+            continue;
+        fresh[i] = mtbal_arena_alloc(b->arena, sizeof **fresh);
+        if (!fresh[i])
+            return no_memory(b);
+        onnx__operator_set_id_proto__init(fresh[i]);
+        if (same)
+            *fresh[i] = *old;
+        else
+            fresh[i]->domain = writable(opsets[i].domain);
+        fresh[i]->has_version = 1;
+        fresh[i]->version = opsets[i].version;
+    }
+    *n = (size_t)count;
+    *list = fresh;
+    return MTBAL_OK;
+}
+
+static mtbal_status add_defaults(builder *b, const mtbal_function *f, Onnx__FunctionProto *p)
+{
+    for (const mtbal_attr *attr = f->defaults; attr; attr = attr->next) {
+        Onnx__AttributeProto *a;
+        MTBAL_TRY(build_attribute(b, attr, &a));
+        if (mtbal_proto_add_message(&p->base, ONNX_FUNCTION_ATTRIBUTE_PROTO, &a->base, b->arena) !=
+            MTBAL_OK)
+            return no_memory(b);
+    }
+    if (f->overload && *f->overload &&
+        mtbal_proto_add_string(&p->base, ONNX_FUNCTION_OVERLOAD, f->overload, b->arena) != MTBAL_OK)
+        return no_memory(b);
+    return MTBAL_OK;
+}
+
+static mtbal_status build_function(builder *b, const mtbal_function *f,
+                                   Onnx__FunctionProto **result)
+{
+    const Onnx__FunctionProto *old = f->origin;
+    Onnx__FunctionProto *p = *result = mtbal_arena_alloc(b->arena, sizeof *p);
+    if (!p)
+        return no_memory(b);
+    onnx__function_proto__init(p);
+    if (old)
+        *p = *old;
+    set_string(&p->name, f->name);
+    set_domain(&p->domain, f->domain);
+    set_string(&p->doc_string, f->doc);
+    MTBAL_TRY(set_names(b, &p->n_attribute, &p->attribute, (size_t)f->nattrs, f->attrs));
+    MTBAL_TRY(set_values(b, &p->n_input, &p->input, f->body->ninputs, f->body->inputs));
+    MTBAL_TRY(set_values(b, &p->n_output, &p->output, f->body->noutputs, f->body->outputs));
+    MTBAL_TRY(build_opsets(b, f->nopsets, f->opsets, &p->n_opset_import, &p->opset_import));
+    MTBAL_TRY(build_nodes(b, f->body, &p->n_node, &p->node));
+    return old ? MTBAL_OK : add_defaults(b, f, p);
+}
+
+static mtbal_status build_functions(builder *b, Onnx__ModelProto *p)
+{
+    const mtbal_model *m = b->model;
+    Onnx__FunctionProto **list =
+        mtbal_arena_array(b->arena, (size_t)m->nfunctions, sizeof *list);
+    if (!list)
+        return no_memory(b);
+    for (int i = 0; i < m->nfunctions; i++)
+        MTBAL_TRY(build_function(b, m->functions[i], &list[i]));
+    p->n_functions = (size_t)m->nfunctions;
+    p->functions = list;
+    return MTBAL_OK;
+}
+
+static mtbal_status build_properties(builder *b, Onnx__ModelProto *p)
+{
+    const mtbal_model *m = b->model;
+    Onnx__StringStringEntryProto **list =
+        mtbal_arena_array(b->arena, (size_t)m->nproperties, sizeof *list);
+    if (!list)
+        return no_memory(b);
+    for (int i = 0; i < m->nproperties; i++) {
+        Onnx__StringStringEntryProto *old =
+            (size_t)i < p->n_metadata_props ? p->metadata_props[i] : NULL;
+        list[i] = mtbal_arena_alloc(b->arena, sizeof **list);
+        if (!list[i])
+            return no_memory(b);
+        onnx__string_string_entry_proto__init(list[i]);
+        if (old && strcmp(old->key ? old->key : "", m->properties[i].key) == 0)
+            *list[i] = *old;
+        set_string(&list[i]->key, m->properties[i].key);
+        set_string(&list[i]->value, m->properties[i].value);
+    }
+    p->n_metadata_props = (size_t)m->nproperties;
+    p->metadata_props = list;
+    return MTBAL_OK;
+}
+
+static void set_number(protobuf_c_boolean *has, int64_t *field, int64_t now)
+{
+    if (*field != now) {
+        *has = 1;
+        *field = now;
+    }
+}
+
+mtbal_status mtbal_build_model(mtbal_model *model, mtbal_arena *arena, Onnx__ModelProto **message,
+                               mtbal_diag *diag)
+{
+    mtbal_diag own = {0};
+    builder b = {model, arena, diag ? diag : &own, model->ir_version >= 10};
+    const mtbal_origin *o = model->origin;
+    Onnx__ModelProto *p = *message = mtbal_arena_alloc(arena, sizeof *p);
+    if (!p)
+        return no_memory(&b);
+    onnx__model_proto__init(p);
+    if (o && o->proto)
+        *p = *o->proto;
+    set_number(&p->has_ir_version, &p->ir_version, model->ir_version);
+    set_number(&p->has_model_version, &p->model_version, model->model_version);
+    set_string(&p->producer_name, model->producer_name);
+    set_string(&p->producer_version, model->producer_version);
+    set_string(&p->domain, model->domain);
+    set_string(&p->doc_string, model->doc);
+    MTBAL_TRY(
+        build_opsets(&b, model->nopsets, model->opsets, &p->n_opset_import, &p->opset_import));
+    MTBAL_TRY(build_properties(&b, p));
+    MTBAL_TRY(build_functions(&b, p));
+    return build_graph(&b, model->graph, &p->graph);
+}
