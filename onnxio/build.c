@@ -9,6 +9,7 @@ typedef struct builder {
     mtbal_arena *arena;
     mtbal_diag *diag;
     bool metadata; /* nodes may carry metadata: IR 10 */
+    bool changed;  /* something differs from what was read */
 } builder;
 
 static mtbal_status no_memory(builder *b)
@@ -22,11 +23,13 @@ static char *writable(const char *text)
 }
 
 /* An optional string of a shallow copy: as it was, unless it changed. Absent is not "". */
-static void set_string(char **field, const char *now)
+static void set_string(builder *b, char **field, const char *now)
 {
     now = now ? now : "";
-    if (strcmp(*field ? *field : "", now) != 0)
-        *field = writable(now);
+    if (strcmp(*field ? *field : "", now) == 0)
+        return;
+    *field = writable(now);
+    b->changed = true;
 }
 
 static const char *plain_domain(const char *text)
@@ -34,10 +37,18 @@ static const char *plain_domain(const char *text)
     return text && strcmp(text, "ai.onnx") ? text : "";
 }
 
-static void set_domain(char **field, const char *now)
+static void set_domain(builder *b, char **field, const char *now)
 {
-    if (strcmp(plain_domain(*field), now) != 0)
-        *field = writable(now);
+    if (strcmp(plain_domain(*field), now) == 0)
+        return;
+    *field = writable(now);
+    b->changed = true;
+}
+
+/* Notes whether a list of parts is still the one that was read. */
+static void compare(builder *b, size_t n, void *parts, size_t nold, void *old)
+{
+    b->changed = b->changed || n != nold || (n && memcmp(parts, old, n * sizeof(void *)) != 0);
 }
 
 /* A list of names: the old one when it is equal. names[i] NULL: "". */
@@ -52,6 +63,7 @@ static mtbal_status set_names(builder *b, size_t *n, char ***list, size_t count,
     char **fresh = mtbal_arena_array(b->arena, count, sizeof *fresh);
     if (!fresh)
         return no_memory(b);
+    b->changed = true;
     for (size_t i = 0; i < count; i++)
         fresh[i] = writable(names[i] ? names[i] : "");
     *n = count;
@@ -129,20 +141,23 @@ static mtbal_status build_initializers(builder *b, const mtbal_graph *graph, Onn
     Onnx__SparseTensorProto **sparse = mtbal_arena_array(b->arena, n, sizeof *sparse);
     if (!dense || !sparse)
         return no_memory(b);
-    g->initializer = dense;
-    g->sparse_initializer = sparse;
-    g->n_initializer = g->n_sparse_initializer = 0;
+    size_t ndense = 0, nsparse = 0;
     for (size_t i = 0; i < n; i++) {
         const mtbal_value *value = graph->initializers[i];
         void *built;
         if (mtbal_is_sparse(value->tensor))
-            built = sparse[g->n_sparse_initializer++] =
-                build_sparse(b, value->tensor, value->name);
+            built = sparse[nsparse++] = build_sparse(b, value->tensor, value->name);
         else
-            built = dense[g->n_initializer++] = build_tensor(b, value->tensor, value->name);
+            built = dense[ndense++] = build_tensor(b, value->tensor, value->name);
         if (!built)
             return b->diag->status;
     }
+    compare(b, ndense, dense, g->n_initializer, g->initializer);
+    compare(b, nsparse, sparse, g->n_sparse_initializer, g->sparse_initializer);
+    g->n_initializer = ndense;
+    g->initializer = dense;
+    g->n_sparse_initializer = nsparse;
+    g->sparse_initializer = sparse;
     return MTBAL_OK;
 }
 
@@ -193,6 +208,7 @@ static mtbal_status build_infos(builder *b, int count, mtbal_value *const *value
         if (!(fresh[i] = build_info(b, values[i], info)))
             return b->diag->status;
     }
+    compare(b, (size_t)count, fresh, *n, *list);
     *n = (size_t)count;
     *list = fresh;
     return MTBAL_OK;
@@ -289,9 +305,7 @@ static mtbal_status build_value_info(builder *b, const mtbal_graph *graph, Onnx_
         mtbal_arena_array(b->arena, old->n_quantization_annotation, sizeof *notes);
     if (!infos || !notes || !names_now(b, graph, &now) || !names_then(b, old, &then))
         return no_memory(b);
-    g->value_info = infos;
-    g->quantization_annotation = notes;
-    g->n_value_info = g->n_quantization_annotation = 0;
+    size_t ninfos = 0, nnotes = 0;
     for (size_t i = 0; i < old->n_value_info; i++) {
         Onnx__ValueInfoProto *info = old->value_info[i];
         const char *name = mtbal_intern(b->model->arena, info->name ? info->name : "");
@@ -302,7 +316,7 @@ static mtbal_status build_value_info(builder *b, const mtbal_graph *graph, Onnx_
             continue;
         if (value && value->type.kind != MTBAL_OTHER && !(info = build_info(b, value, info)))
             return b->diag->status;
-        infos[g->n_value_info++] = info;
+        infos[ninfos++] = info;
     }
     for (size_t i = 0; i < old->n_quantization_annotation; i++) {
         Onnx__TensorAnnotation *note = old->quantization_annotation[i];
@@ -311,8 +325,14 @@ static mtbal_status build_value_info(builder *b, const mtbal_graph *graph, Onnx_
         if (!name)
             return no_memory(b);
         if (now.values[slot_of(&now, name)] || !then.names[slot_of(&then, name)])
-            notes[g->n_quantization_annotation++] = note;
+            notes[nnotes++] = note;
     }
+    compare(b, ninfos, infos, old->n_value_info, old->value_info);
+    compare(b, nnotes, notes, old->n_quantization_annotation, old->quantization_annotation);
+    g->n_value_info = ninfos;
+    g->value_info = infos;
+    g->n_quantization_annotation = nnotes;
+    g->quantization_annotation = notes;
     return MTBAL_OK;
 }
 
@@ -393,6 +413,7 @@ static mtbal_status build_attribute(builder *b, const mtbal_attr *attr,
     if (!old)
         return new_attribute(b, attr, a);
     *a = *old;
+    b->changed = b->changed || tensor || (graph && attr->g->origin != old->g);
     if (graph)
         return build_graph(b, attr->g, &a->g);
     a->t = build_tensor(b, attr->t, NULL);
@@ -407,8 +428,11 @@ static mtbal_status build_attributes(builder *b, const mtbal_node *node, Onnx__N
     Onnx__AttributeProto **list = mtbal_arena_array(b->arena, n, sizeof *list);
     if (!list)
         return no_memory(b);
-    for (const mtbal_attr *a = node->attrs; a; a = a->next)
+    b->changed = b->changed || n != p->n_attribute;
+    for (const mtbal_attr *a = node->attrs; a; a = a->next) {
+        b->changed = b->changed || a->origin != p->attribute[i];
         MTBAL_TRY(build_attribute(b, a, &list[i++]));
+    }
     p->n_attribute = n;
     p->attribute = list;
     return MTBAL_OK;
@@ -444,12 +468,14 @@ static mtbal_status build_node(builder *b, const mtbal_node *node, Onnx__NodePro
         if (mtbal_proto_string(&old->base, ONNX_NODE_OVERLOAD, b->arena, &overload) != MTBAL_OK)
             return no_memory(b);
     }
-    set_string(&p->name, node->name);
-    set_string(&p->op_type, node->op);
-    set_domain(&p->domain, node->domain);
-    if (node->overload && strcmp(overload, node->overload) != 0 &&
-        mtbal_proto_add_string(&p->base, ONNX_NODE_OVERLOAD, node->overload, b->arena) != MTBAL_OK)
-        return no_memory(b);
+    set_string(b, &p->name, node->name);
+    set_string(b, &p->op_type, node->op);
+    set_domain(b, &p->domain, node->domain);
+    if (node->overload && strcmp(overload, node->overload) != 0) {
+        b->changed = true;
+        if (mtbal_proto_add_string(&p->base, ONNX_NODE_OVERLOAD, node->overload, b->arena))
+            return no_memory(b);
+    }
     MTBAL_TRY(set_values(b, &p->n_input, &p->input, node->nin, node->in));
     MTBAL_TRY(set_values(b, &p->n_output, &p->output, node->nout, node->out));
     MTBAL_TRY(build_attributes(b, node, p));
@@ -462,12 +488,17 @@ static mtbal_status build_node(builder *b, const mtbal_node *node, Onnx__NodePro
 static mtbal_status build_nodes(builder *b, const mtbal_graph *graph, size_t *n,
                                 Onnx__NodeProto ***list)
 {
-    *n = 0;
-    *list = mtbal_arena_array(b->arena, (size_t)graph->nnodes, sizeof **list);
-    if (!*list)
+    size_t count = 0;
+    Onnx__NodeProto **fresh = mtbal_arena_array(b->arena, (size_t)graph->nnodes, sizeof *fresh);
+    if (!fresh)
         return no_memory(b);
-    for (const mtbal_node *node = graph->first; node; node = node->next)
-        MTBAL_TRY(build_node(b, node, &(*list)[(*n)++]));
+    b->changed = b->changed || *n != (size_t)graph->nnodes;
+    for (const mtbal_node *node = graph->first; node; node = node->next) {
+        b->changed = b->changed || node->origin != (*list)[count];
+        MTBAL_TRY(build_node(b, node, &fresh[count++]));
+    }
+    *n = count;
+    *list = fresh;
     return MTBAL_OK;
 }
 
@@ -482,7 +513,7 @@ static mtbal_status build_graph(builder *b, const mtbal_graph *graph, Onnx__Grap
     onnx__graph_proto__init(g);
     if (old)
         *g = *old;
-    set_string(&g->name, graph->name);
+    set_string(b, &g->name, graph->name);
     MTBAL_TRY(build_nodes(b, graph, &g->n_node, &g->node));
     MTBAL_TRY(build_initializers(b, graph, g));
     MTBAL_TRY(build_infos(b, graph->ninputs, graph->inputs, &g->n_input, &g->input));
@@ -513,6 +544,7 @@ static mtbal_status build_opsets(builder *b, int count, const mtbal_opset *opset
         fresh[i]->has_version = 1;
         fresh[i]->version = opsets[i].version;
     }
+    compare(b, (size_t)count, fresh, *n, *list);
     *n = (size_t)count;
     *list = fresh;
     return MTBAL_OK;
@@ -543,9 +575,9 @@ static mtbal_status build_function(builder *b, const mtbal_function *f,
     onnx__function_proto__init(p);
     if (old)
         *p = *old;
-    set_string(&p->name, f->name);
-    set_domain(&p->domain, f->domain);
-    set_string(&p->doc_string, f->doc);
+    set_string(b, &p->name, f->name);
+    set_domain(b, &p->domain, f->domain);
+    set_string(b, &p->doc_string, f->doc);
     MTBAL_TRY(set_names(b, &p->n_attribute, &p->attribute, (size_t)f->nattrs, f->attrs));
     MTBAL_TRY(set_values(b, &p->n_input, &p->input, f->body->ninputs, f->body->inputs));
     MTBAL_TRY(set_values(b, &p->n_output, &p->output, f->body->noutputs, f->body->outputs));
@@ -561,8 +593,11 @@ static mtbal_status build_functions(builder *b, Onnx__ModelProto *p)
         mtbal_arena_array(b->arena, (size_t)m->nfunctions, sizeof *list);
     if (!list)
         return no_memory(b);
-    for (int i = 0; i < m->nfunctions; i++)
+    b->changed = b->changed || p->n_functions != (size_t)m->nfunctions;
+    for (int i = 0; i < m->nfunctions; i++) {
+        b->changed = b->changed || m->functions[i]->origin != p->functions[i];
         MTBAL_TRY(build_function(b, m->functions[i], &list[i]));
+    }
     p->n_functions = (size_t)m->nfunctions;
     p->functions = list;
     return MTBAL_OK;
@@ -575,6 +610,7 @@ static mtbal_status build_properties(builder *b, Onnx__ModelProto *p)
         mtbal_arena_array(b->arena, (size_t)m->nproperties, sizeof *list);
     if (!list)
         return no_memory(b);
+    b->changed = b->changed || p->n_metadata_props != (size_t)m->nproperties;
     for (int i = 0; i < m->nproperties; i++) {
         Onnx__StringStringEntryProto *old =
             (size_t)i < p->n_metadata_props ? p->metadata_props[i] : NULL;
@@ -584,43 +620,47 @@ static mtbal_status build_properties(builder *b, Onnx__ModelProto *p)
         onnx__string_string_entry_proto__init(list[i]);
         if (old && strcmp(old->key ? old->key : "", m->properties[i].key) == 0)
             *list[i] = *old;
-        set_string(&list[i]->key, m->properties[i].key);
-        set_string(&list[i]->value, m->properties[i].value);
+        set_string(b, &list[i]->key, m->properties[i].key);
+        set_string(b, &list[i]->value, m->properties[i].value);
     }
     p->n_metadata_props = (size_t)m->nproperties;
     p->metadata_props = list;
     return MTBAL_OK;
 }
 
-static void set_number(protobuf_c_boolean *has, int64_t *field, int64_t now)
+static void set_number(builder *b, protobuf_c_boolean *has, int64_t *field, int64_t now)
 {
-    if (*field != now) {
-        *has = 1;
-        *field = now;
-    }
+    if (*field == now)
+        return;
+    *has = 1;
+    *field = now;
+    b->changed = true;
 }
 
 mtbal_status mtbal_build_model(mtbal_model *model, mtbal_arena *arena, Onnx__ModelProto **message,
-                               mtbal_diag *diag)
+                               bool *changed, mtbal_diag *diag)
 {
     mtbal_diag own = {0};
-    builder b = {model, arena, diag ? diag : &own, model->ir_version >= 10};
+    builder state = {model, arena, diag ? diag : &own, model->ir_version >= 10, false};
+    builder *b = &state;
     const mtbal_origin *o = model->origin;
     Onnx__ModelProto *p = *message = mtbal_arena_alloc(arena, sizeof *p);
     if (!p)
-        return no_memory(&b);
+        return no_memory(b);
     onnx__model_proto__init(p);
-    if (o && o->proto)
+    if (o)
         *p = *o->proto;
-    set_number(&p->has_ir_version, &p->ir_version, model->ir_version);
-    set_number(&p->has_model_version, &p->model_version, model->model_version);
-    set_string(&p->producer_name, model->producer_name);
-    set_string(&p->producer_version, model->producer_version);
-    set_string(&p->domain, model->domain);
-    set_string(&p->doc_string, model->doc);
+    set_number(b, &p->has_ir_version, &p->ir_version, model->ir_version);
+    set_number(b, &p->has_model_version, &p->model_version, model->model_version);
+    set_string(b, &p->producer_name, model->producer_name);
+    set_string(b, &p->producer_version, model->producer_version);
+    set_string(b, &p->domain, model->domain);
+    set_string(b, &p->doc_string, model->doc);
     MTBAL_TRY(
-        build_opsets(&b, model->nopsets, model->opsets, &p->n_opset_import, &p->opset_import));
-    MTBAL_TRY(build_properties(&b, p));
-    MTBAL_TRY(build_functions(&b, p));
-    return build_graph(&b, model->graph, &p->graph);
+        build_opsets(b, model->nopsets, model->opsets, &p->n_opset_import, &p->opset_import));
+    MTBAL_TRY(build_properties(b, p));
+    MTBAL_TRY(build_functions(b, p));
+    MTBAL_TRY(build_graph(b, model->graph, &p->graph));
+    *changed = b->changed || !o;
+    return MTBAL_OK;
 }

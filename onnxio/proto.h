@@ -115,6 +115,7 @@ void mtbal_relocation_free(mtbal_relocation *relocation);
 
 /* Behind model->origin. */
 typedef struct mtbal_origin {
+    mtbal_file file; /* what the model was read from; unmapped when it was read from memory */
     Onnx__ModelProto *proto;
     mtbal_external *external;
     Onnx__AttributeProto **unpacked; /* defaults of function attributes, from unknown fields */

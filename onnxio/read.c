@@ -575,6 +575,7 @@ static void close_origin(void *state)
     if (o->proto)
         onnx__model_proto__free_unpacked(o->proto, &mtbal_proto_allocator);
     mtbal_external_free(o->external);
+    mtbal_file_unmap(&o->file);
     mtbal_free(o);
 }
 
@@ -606,7 +607,7 @@ static mtbal_status new_state(reader *r, const char *path)
     r->model = mtbal_model_new(0);
     mtbal_origin *o = mtbal_malloc(sizeof *o);
     if (o)
-        *o = (mtbal_origin){NULL, mtbal_external_new(path), NULL, 0, r->model};
+        *o = (mtbal_origin){.file.fd = -1, .external = mtbal_external_new(path), .model = r->model};
     r->origin = o;
     if (!r->scratch || !r->model || !o || !o->external) {
         if (o)
@@ -658,7 +659,10 @@ mtbal_status mtbal_onnx_read(const char *path, mtbal_model **model, mtbal_diag *
     *model = NULL;
     MTBAL_TRY(mtbal_file_map(path, &file, diag));
     mtbal_status status = mtbal_onnx_read_bytes(file.data, file.size, path, model, diag);
-    mtbal_file_unmap(&file);
+    if (status == MTBAL_OK)
+        ((mtbal_origin *)(*model)->origin)->file = file;
+    else
+        mtbal_file_unmap(&file);
     return status;
 }
 

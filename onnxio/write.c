@@ -235,14 +235,19 @@ static mtbal_status write_model(mtbal_model *model, const char *path, mtbal_aren
     Onnx__TensorProto **big;
     size_t nbig;
     const mtbal_origin *o = model->origin;
-    MTBAL_TRY(mtbal_build_model(model, arena, &message, diag));
+    bool changed;
+    MTBAL_TRY(mtbal_build_model(model, arena, &message, &changed, diag));
     if (choose_big(model, message, arena, &nbig, &big) != MTBAL_OK)
         return mtbal_no_memory(diag);
     MTBAL_TRY(mtbal_writer_open(writer, path, diag));
     MTBAL_TRY(mtbal_relocation_new(o ? o->external : NULL, &message->base, path, nbig, big,
                                    relocation, diag));
     MTBAL_TRY(check_size(message, path, diag));
-    MTBAL_TRY(stream(&message->base, writer, diag));
+    /* A file whose writer put fields in an order of its own keeps it while nothing is changed. */
+    if (changed || *relocation || !o->file.data)
+        MTBAL_TRY(stream(&message->base, writer, diag));
+    else
+        MTBAL_TRY(mtbal_writer_put(writer, o->file.data, o->file.size, diag));
     /* Both files are whole and on the disk before either gets its name. */
     if (*relocation)
         fsync(writer->fd);
@@ -266,26 +271,35 @@ mtbal_status mtbal_onnx_write(mtbal_model *model, const char *path, mtbal_diag *
     return status;
 }
 
+static mtbal_status pack_model(mtbal_model *model, mtbal_arena *arena, unsigned char **bytes,
+                               size_t *size, mtbal_diag *diag)
+{
+    Onnx__ModelProto *message;
+    bool changed;
+    const mtbal_origin *o = model->origin;
+    MTBAL_TRY(mtbal_build_model(model, arena, &message, &changed, diag));
+    MTBAL_TRY(check_size(message, model->path, diag));
+    bool as_read = !changed && o->file.data;
+    *size = as_read ? o->file.size : protobuf_c_message_get_packed_size(&message->base);
+    *bytes = mtbal_malloc(*size + 1);
+    if (!*bytes)
+        return mtbal_no_memory(diag);
+    if (as_read)
+        memcpy(*bytes, o->file.data, *size);
+    else
+        protobuf_c_message_pack(&message->base, *bytes);
+    return MTBAL_OK;
+}
+
 mtbal_status mtbal_onnx_write_bytes(mtbal_model *model, unsigned char **bytes, size_t *size,
                                     mtbal_diag *diag)
 {
-    Onnx__ModelProto *message;
     mtbal_arena *arena = mtbal_arena_new();
     *bytes = NULL;
     *size = 0;
     if (!arena)
         return mtbal_no_memory(diag);
-    mtbal_status status = mtbal_build_model(model, arena, &message, diag);
-    if (status == MTBAL_OK)
-        status = check_size(message, model->path, diag);
-    if (status == MTBAL_OK) {
-        *size = protobuf_c_message_get_packed_size(&message->base);
-        *bytes = mtbal_malloc(*size + 1);
-        if (*bytes)
-            protobuf_c_message_pack(&message->base, *bytes);
-        else
-            status = mtbal_no_memory(diag);
-    }
+    mtbal_status status = pack_model(model, arena, bytes, size, diag);
     mtbal_arena_free(arena);
     return status;
 }
