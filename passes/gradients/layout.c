@@ -167,11 +167,9 @@ RULE(slice)
         mtbal_value *zeros = mtbal_emit_attrs(
             b, "ConstantOfShape", 1, &shape, "value=t",
             mtbal_tensor_new(b->graph->model, dy->type.dtype, 1, (int64_t[]){1}, NULL));
-        int64_t perm[MAX_RANK], ones[MAX_RANK];
-        for (int d = 0; d < rank; d++) {
-            perm[d] = d;
+        int64_t ones[MAX_RANK];
+        for (int d = 0; d < rank; d++)
             ones[d] = d == axis ? -1 : 1;
-        }
         mtbal_value *index =
             mtbal_emit(b, "Expand", mtbal_emit_reshape(b, taken, mtbal_const_i64s(b, rank, ones)),
                        mtbal_emit_shape(b, dy));
