@@ -54,10 +54,15 @@ typedef struct block {
     unsigned char bytes[];
 } block;
 
+typedef struct name {
+    const char *text;
+    size_t length; /* a name may hold NULs */
+    uint64_t hash;
+} name;
+
 typedef struct name_table {
-    size_t count, capacity; /* capacity: a power of two */
-    const char **names;
-    uint32_t *hashes;
+    size_t count, capacity; /* capacity: a power of two, or 0 */
+    name *names;
 } name_table;
 
 struct mtbal_arena {
@@ -83,35 +88,29 @@ void mtbal_arena_free(mtbal_arena *arena)
         mtbal_free(b);
     }
     mtbal_free(arena->names.names);
-    mtbal_free(arena->names.hashes);
     mtbal_free(arena);
 }
 
+/* A block with room for `least`. Blocks double in size; one made for a single large piece is as
+ * large as that, and goes behind the one that still has room. */
 static block *new_block(mtbal_arena *arena, size_t least)
 {
+    bool large = least > LARGEST_BLOCK / 2;
     size_t size = arena->blocks ? 2 * arena->blocks->size : FIRST_BLOCK;
     size = size > LARGEST_BLOCK ? LARGEST_BLOCK : size;
-    size = size < least ? least : size;
-    if (size > SIZE_MAX - sizeof(block))
-        return NULL;
-    block *b = mtbal_malloc(sizeof *b + size);
+    size = large || size < least ? least : size;
+    block *b = size > SIZE_MAX - sizeof *b ? NULL : mtbal_malloc(sizeof *b + size);
     if (!b)
         return NULL;
-    b->used = 0;
-    b->size = size;
+    block **link = large && arena->blocks ? &arena->blocks->next : &arena->blocks;
+    *b = (block){.next = *link, .size = size};
+    *link = b;
     arena->total += sizeof *b + size;
-    /* A block made for one large piece goes behind the one that still has room. */
-    if (arena->blocks && least > LARGEST_BLOCK / 2) {
-        b->next = arena->blocks->next;
-        arena->blocks->next = b;
-    } else {
-        b->next = arena->blocks;
-        arena->blocks = b;
-    }
     return b;
 }
 
-void *mtbal_arena_alloc(mtbal_arena *arena, size_t size)
+/* Not zeroed. */
+static void *take(mtbal_arena *arena, size_t size)
 {
     if (size > SIZE_MAX - ALIGN)
         return NULL;
@@ -123,7 +122,13 @@ void *mtbal_arena_alloc(mtbal_arena *arena, size_t size)
         return NULL;
     void *p = b->bytes + b->used;
     b->used += size;
-    return memset(p, 0, size);
+    return p;
+}
+
+void *mtbal_arena_alloc(mtbal_arena *arena, size_t size)
+{
+    void *p = take(arena, size);
+    return p && size ? memset(p, 0, size) : p;
 }
 
 void *mtbal_arena_array(mtbal_arena *arena, size_t count, size_t size)
@@ -134,10 +139,8 @@ void *mtbal_arena_array(mtbal_arena *arena, size_t count, size_t size)
 
 void *mtbal_arena_copy(mtbal_arena *arena, const void *bytes, size_t size)
 {
-    void *p = mtbal_arena_alloc(arena, size);
-    if (p && size)
-        memcpy(p, bytes, size);
-    return p;
+    void *p = take(arena, size);
+    return p && size ? memcpy(p, bytes, size) : p;
 }
 
 char *mtbal_arena_printf(mtbal_arena *arena, const char *format, ...)
@@ -146,7 +149,7 @@ char *mtbal_arena_printf(mtbal_arena *arena, const char *format, ...)
     va_start(args, format);
     int length = vsnprintf(NULL, 0, format, args);
     va_end(args);
-    char *text = length < 0 ? NULL : mtbal_arena_alloc(arena, (size_t)length + 1);
+    char *text = length < 0 ? NULL : take(arena, (size_t)length + 1);
     if (text) {
         va_start(args, format);
         vsnprintf(text, (size_t)length + 1, format, args);
@@ -162,67 +165,63 @@ size_t mtbal_arena_bytes(const mtbal_arena *arena)
 
 /* ------------------------------------------------------------------ interned names */
 
-/* FNV-1a, 32 bits (Fowler, Noll, Vo). */
-static uint32_t hash_of(const char *name, size_t length)
+/* FNV-1a, 64 bits (Fowler, Noll, Vo). */
+static uint64_t hash_of(const char *text, size_t length)
 {
-    uint32_t h = 2166136261u;
+    uint64_t h = 0xCBF29CE484222325u;
     for (size_t i = 0; i < length; i++)
-        h = (h ^ (unsigned char)name[i]) * 16777619u;
-    return h;
+        h = (h ^ (unsigned char)text[i]) * 0x100000001B3u;
+    return h ^ h >> 32;
 }
 
-static size_t find_slot(const name_table *t, const char *name, size_t length, uint32_t hash)
+/* Where the name is, or the free place where it belongs. */
+static name *find_slot(const name_table *t, const char *text, size_t length, uint64_t hash)
 {
     size_t i = hash & (t->capacity - 1);
-    while (t->names[i] && !(t->hashes[i] == hash && !strncmp(t->names[i], name, length) &&
-                            t->names[i][length] == 0))
-        i = (i + 1) & (t->capacity - 1);
-    return i;
+    for (;; i = (i + 1) & (t->capacity - 1)) {
+        name *n = &t->names[i];
+        if (!n->text || (n->hash == hash && n->length == length && !memcmp(n->text, text, length)))
+            return n;
+    }
 }
 
 static bool grow_names(name_table *t)
 {
     name_table bigger = {.count = t->count, .capacity = t->capacity ? 2 * t->capacity : 256};
     bigger.names = mtbal_malloc(bigger.capacity * sizeof *bigger.names);
-    bigger.hashes = mtbal_malloc(bigger.capacity * sizeof *bigger.hashes);
-    if (!bigger.names || !bigger.hashes) {
-        mtbal_free(bigger.names);
-        mtbal_free(bigger.hashes);
+    if (!bigger.names)
         return false;
-    }
     memset(bigger.names, 0, bigger.capacity * sizeof *bigger.names);
-    for (size_t i = 0; i < t->capacity; i++)
-        if (t->names[i]) {
-            size_t slot = find_slot(&bigger, t->names[i], strlen(t->names[i]), t->hashes[i]);
-            bigger.names[slot] = t->names[i];
-            bigger.hashes[slot] = t->hashes[i];
-        }
+    for (size_t i = 0; i < t->capacity; i++) {
+        const name *n = &t->names[i];
+        if (n->text)
+            *find_slot(&bigger, n->text, n->length, n->hash) = *n;
+    }
     mtbal_free(t->names);
-    mtbal_free(t->hashes);
     *t = bigger;
     return true;
 }
 
-const char *mtbal_intern_n(mtbal_arena *arena, const char *name, size_t length)
+const char *mtbal_intern_n(mtbal_arena *arena, const char *text, size_t length)
 {
     name_table *t = &arena->names;
     if (2 * t->count >= t->capacity && !grow_names(t))
         return NULL;
-    uint32_t hash = hash_of(name, length);
-    size_t slot = find_slot(t, name, length, hash);
-    if (t->names[slot])
-        return t->names[slot];
-    char *copy = mtbal_arena_alloc(arena, length + 1);
-    if (!copy)
-        return NULL;
-    memcpy(copy, name, length);
-    t->names[slot] = copy;
-    t->hashes[slot] = hash;
-    t->count++;
-    return copy;
+    uint64_t hash = hash_of(text, length);
+    name *slot = find_slot(t, text, length, hash);
+    if (!slot->text) {
+        char *copy = length < SIZE_MAX ? take(arena, length + 1) : NULL;
+        if (!copy)
+            return NULL;
+        memcpy(copy, text, length);
+        copy[length] = 0;
+        *slot = (name){copy, length, hash};
+        t->count++;
+    }
+    return slot->text;
 }
 
-const char *mtbal_intern(mtbal_arena *arena, const char *name)
+const char *mtbal_intern(mtbal_arena *arena, const char *text)
 {
-    return mtbal_intern_n(arena, name, strlen(name));
+    return mtbal_intern_n(arena, text, strlen(text));
 }

@@ -14,13 +14,21 @@ const mtbal_op mtbal_ops[MTBAL_NOPS] = {
 #undef OP
 };
 
-/* The list is sorted by name within a domain, but for the order of domains: a linear search over a
- * few hundred rows of a handful of first characters is fast enough for reading, where it is called
- * once a node. */
+/* A function of ours has one row for all variants of its body: the name counts up to the first
+ * underscore. */
+static bool same_name(const char *row, const char *name, bool ours)
+{
+    size_t n = ours ? strcspn(name, "_") : strlen(name);
+    return !strncmp(row, name, n) && !row[n];
+}
+
+/* A linear search over a few hundred rows, most of which differ in the first letter; called once a
+ * node. */
 int mtbal_opcode(const char *domain, const char *name)
 {
+    bool ours = !strcmp(domain, "mtbal");
     for (int i = 0; i < MTBAL_NOPS; i++)
-        if (mtbal_ops[i].name[0] == name[0] && !strcmp(mtbal_ops[i].name, name) &&
+        if (mtbal_ops[i].name[0] == name[0] && same_name(mtbal_ops[i].name, name, ours) &&
             !strcmp(mtbal_ops[i].domain, domain))
             return i;
     return -1;
