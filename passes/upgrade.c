@@ -1,0 +1,244 @@
+/* passes/upgrade.c: models below opset 17 are raised to it, so that every other pass knows one form
+ * of each operator. A table of converters, each for the versions below one at which an operator
+ * changed its form. */
+#include "passes/passes.h"
+
+#include <string.h>
+
+typedef struct upgrade {
+    mtbal_model *model;
+    mtbal_diag *diag;
+    int64_t from;
+} upgrade;
+
+/* A Constant of int64s in front of the node. */
+static mtbal_value *ints_before(upgrade *u, mtbal_node *node, int n, const int64_t *values,
+                                int rank)
+{
+    mtbal_builder b;
+    const int64_t dims[1] = {n};
+    mtbal_builder_init(&b, node->graph, node, u->diag);
+    return mtbal_const_tensor(&b, mtbal_tensor_new(u->model, MTBAL_INT64, rank, dims, values));
+}
+
+static mtbal_status set_input(mtbal_node *node, int index, mtbal_value *value)
+{
+    mtbal_value *in[16] = {0};
+    int n = node->nin > index ? node->nin : index + 1;
+    if (!value || n > 16)
+        return MTBAL_NOMEM;
+    for (int i = 0; i < node->nin; i++)
+        in[i] = node->in[i];
+    in[index] = value;
+    return mtbal_node_set_inputs(node, n, in);
+}
+
+/* The attribute `name` becomes input `index`. */
+static mtbal_status ints_to_input(upgrade *u, mtbal_node *node, const char *name, int index)
+{
+    const int64_t *values;
+    int n = mtbal_attr_ints(node, name, &values);
+    if (n < 0)
+        return MTBAL_OK;
+    MTBAL_TRY(set_input(node, index, ints_before(u, node, n, values, 1)));
+    mtbal_attr_remove(node, name);
+    return MTBAL_OK;
+}
+
+static mtbal_status axes_to_input(upgrade *u, mtbal_node *node)
+{
+    return ints_to_input(u, node, "axes", 1);
+}
+
+static mtbal_status split_to_input(upgrade *u, mtbal_node *node)
+{
+    return ints_to_input(u, node, "split", 1);
+}
+
+static mtbal_status float_to_input(upgrade *u, mtbal_node *node, const char *name, int index)
+{
+    mtbal_builder b;
+    if (!mtbal_attr_find(node, name))
+        return MTBAL_OK;
+    mtbal_builder_init(&b, node->graph, node, u->diag);
+    mtbal_dtype dtype = node->in[0]->type.dtype;
+    mtbal_value *value =
+        mtbal_const_scalar(&b, dtype ? dtype : MTBAL_FLOAT, mtbal_attr_f(node, name, 0));
+    MTBAL_TRY(set_input(node, index, value));
+    mtbal_attr_remove(node, name);
+    return MTBAL_OK;
+}
+
+static mtbal_status clip(upgrade *u, mtbal_node *node)
+{
+    MTBAL_TRY(float_to_input(u, node, "min", 1));
+    return float_to_input(u, node, "max", 2);
+}
+
+static mtbal_status pad(upgrade *u, mtbal_node *node)
+{
+    MTBAL_TRY(ints_to_input(u, node, "pads", 1));
+    return float_to_input(u, node, "value", 2);
+}
+
+static mtbal_status slice(upgrade *u, mtbal_node *node)
+{
+    MTBAL_TRY(ints_to_input(u, node, "starts", 1));
+    MTBAL_TRY(ints_to_input(u, node, "ends", 2));
+    return ints_to_input(u, node, "axes", 3);
+}
+
+static mtbal_status top_k(upgrade *u, mtbal_node *node)
+{
+    const int64_t k = mtbal_attr_i(node, "k", -1);
+    if (k < 0)
+        return MTBAL_OK;
+    MTBAL_TRY(set_input(node, 1, ints_before(u, node, 1, &k, 1)));
+    mtbal_attr_remove(node, "k");
+    return MTBAL_OK;
+}
+
+/* ratio becomes an input; below opset 12 an exported Dropout is what inference sees: off. */
+static mtbal_status dropout(upgrade *u, mtbal_node *node)
+{
+    mtbal_attr_remove(node, "is_test");
+    return float_to_input(u, node, "ratio", 1);
+}
+
+/* Softmax below 13 works on the 2-D view split at the axis: flatten, softmax over the last axis,
+ * back. */
+static mtbal_status softmax(upgrade *u, mtbal_node *node)
+{
+    mtbal_builder b;
+    int64_t axis = mtbal_attr_i(node, "axis", 1);
+    int rank = node->in[0]->type.rank;
+    axis += axis < 0 && rank >= 0 ? rank : 0;
+    if (rank >= 0 && axis == rank - 1)
+        return mtbal_set_i(node, "axis", -1);
+    mtbal_value *y = node->out[0], *x = node->in[0], *flat = NULL;
+    mtbal_builder_init(&b, node->graph, node, u->diag);
+    mtbal_value *shape = mtbal_emit(&b, "Shape", x);
+    mtbal_value *view = mtbal_emit_attrs(&b, "Flatten", 1, &x, "axis=i", axis);
+    b.before = node->next;
+    flat = mtbal_value_new(node->graph, mtbal_fresh_name(u->model, "mtbal/flat"));
+    if (!view || !flat)
+        return MTBAL_NOMEM;
+    MTBAL_TRY(mtbal_node_set_inputs(node, 1, &view));
+    MTBAL_TRY(mtbal_node_set_output(node, 0, flat));
+    flat->type = view->type;
+    mtbal_value *in[2] = {flat, shape};
+    mtbal_node *back = mtbal_node_new(node->graph, node->next, "", "Reshape", 2, in, 0);
+    if (!back)
+        return MTBAL_NOMEM;
+    MTBAL_TRY(mtbal_node_set_output(back, 0, y));
+    return mtbal_set_i(node, "axis", -1);
+}
+
+/* BatchNormalization with five outputs is the training form of opset 7 to 13: running mean and
+ * variance are outputs 1 and 2; the two saved ones are gone. */
+static mtbal_status batch_norm(upgrade *u, mtbal_node *node)
+{
+    (void)u;
+    mtbal_attr_remove(node, "spatial");
+    mtbal_attr_remove(node, "is_test");
+    if (node->nout < 2)
+        return MTBAL_OK;
+    for (int i = 1; i < 3; i++)
+        if (i >= node->nout || !node->out[i]) {
+            const char *name =
+                mtbal_fresh_name(u->model, i == 1 ? "mtbal/running_mean" : "mtbal/running_var");
+            MTBAL_TRY(
+                mtbal_node_set_output(node, i, name ? mtbal_value_new(node->graph, name) : NULL));
+        }
+    node->nout = 3;
+    return mtbal_set_i(node, "training_mode", 1);
+}
+
+/* Upsample (scales as attribute at 7, as input at 9) and Resize-10: floor of the product,
+ * asymmetric coordinates. */
+static mtbal_status resize(upgrade *u, mtbal_node *node)
+{
+    mtbal_builder b;
+    const mtbal_attr *given = mtbal_attr_find(node, "scales");
+    mtbal_value *scales = node->nin > 1 ? node->in[1] : NULL;
+    mtbal_builder_init(&b, node->graph, node, u->diag);
+    if (given && given->kind == MTBAL_ATTR_FLOATS) {
+        const int64_t dims[1] = {given->n};
+        scales =
+            mtbal_const_tensor(&b, mtbal_tensor_new(u->model, MTBAL_FLOAT, 1, dims, given->floats));
+        mtbal_attr_remove(node, "scales");
+    }
+    mtbal_value *in[3] = {node->in[0], NULL, scales};
+    MTBAL_TRY(mtbal_node_set_op(node, "", "Resize"));
+    MTBAL_TRY(mtbal_node_set_inputs(node, 3, in));
+    MTBAL_TRY(mtbal_set_s(node, "coordinate_transformation_mode", "asymmetric"));
+    return mtbal_set_s(node, "nearest_mode", "floor");
+}
+
+static mtbal_status scatter(upgrade *u, mtbal_node *node)
+{
+    (void)u;
+    return mtbal_node_set_op(node, "", "ScatterElements");
+}
+
+/* The default coordinates changed at 16. */
+static mtbal_status roi_align(upgrade *u, mtbal_node *node)
+{
+    (void)u;
+    return mtbal_attr_find(node, "coordinate_transformation_mode")
+               ? MTBAL_OK
+               : mtbal_set_s(node, "coordinate_transformation_mode", "output_half_pixel");
+}
+
+static const struct converter {
+    const char *op;
+    int64_t below; /* for models of an opset below this */
+    mtbal_status (*convert)(upgrade *, mtbal_node *);
+} converters[] = {
+    {"Squeeze", 13, axes_to_input},
+    {"Unsqueeze", 13, axes_to_input},
+    {"ReduceSum", 13, axes_to_input},
+    {"Split", 13, split_to_input},
+    {"Softmax", 13, softmax},
+    {"LogSoftmax", 13, softmax},
+    {"Hardmax", 13, softmax},
+    {"Clip", 11, clip},
+    {"Pad", 11, pad},
+    {"Slice", 10, slice},
+    {"TopK", 10, top_k},
+    {"Dropout", 12, dropout},
+    {"Upsample", 100, resize},
+    {"Resize", 11, resize},
+    {"Scatter", 100, scatter},
+    {"BatchNormalization", 14, batch_norm},
+    {"RoiAlign", 16, roi_align},
+};
+
+static mtbal_status convert(mtbal_node *node, void *context)
+{
+    upgrade *u = context;
+    for (size_t i = 0; i < sizeof converters / sizeof *converters; i++)
+        if (u->from < converters[i].below && mtbal_node_is(node, converters[i].op))
+            return converters[i].convert(u, node);
+    return MTBAL_OK;
+}
+
+mtbal_status mtbal_upgrade(mtbal_model *model, int64_t opset, mtbal_diag *diag)
+{
+    upgrade u = {model, diag, mtbal_opset_of(model, "")};
+    if (u.from == 0)
+        u.from = mtbal_opset_of(model, "ai.onnx");
+    if (u.from < 7)
+        return mtbal_fail(diag, MTBAL_UNSUPPORTED, model->path,
+                          "export the model again with opset 13 or newer",
+                          "opset %lld is too old: 7 and up are read", (long long)u.from);
+    if (u.from >= opset)
+        return MTBAL_OK;
+    MTBAL_TRY(mtbal_infer_graph(model->graph, diag)); /* ranks and types that converters ask for */
+    MTBAL_TRY(mtbal_graph_walk(model->graph, convert, &u));
+    for (int i = 0; i < model->nfunctions; i++)
+        MTBAL_TRY(mtbal_graph_walk(model->functions[i]->body, convert, &u));
+    if (model->ir_version < 8)
+        model->ir_version = 8;
+    return mtbal_set_opset(model, "", opset);
+}
