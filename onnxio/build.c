@@ -19,7 +19,8 @@ static mtbal_status no_memory(builder *b)
 
 static char *writable(const char *text)
 {
-    return (char *)(uintptr_t)text; /* protobuf-c's structs have no const; packing changes nothing */
+    return (
+        char *)(uintptr_t)text; /* protobuf-c's structs have no const; packing changes nothing */
 }
 
 /* An optional string of a shallow copy: as it was, unless it changed. Absent is not "". */
@@ -299,8 +300,7 @@ static mtbal_status build_value_info(builder *b, const mtbal_graph *graph, Onnx_
     if (!old || (!old->n_value_info && !old->n_quantization_annotation))
         return MTBAL_OK;
     name_set now, then;
-    Onnx__ValueInfoProto **infos =
-        mtbal_arena_array(b->arena, old->n_value_info, sizeof *infos);
+    Onnx__ValueInfoProto **infos = mtbal_arena_array(b->arena, old->n_value_info, sizeof *infos);
     Onnx__TensorAnnotation **notes =
         mtbal_arena_array(b->arena, old->n_quantization_annotation, sizeof *notes);
     if (!infos || !notes || !names_now(b, graph, &now) || !names_then(b, old, &then))
@@ -502,7 +502,8 @@ static mtbal_status build_nodes(builder *b, const mtbal_graph *graph, size_t *n,
     return MTBAL_OK;
 }
 
-/* ------------------------------------------------------------------ graphs, functions, the model */
+/* ------------------------------------------------------------------ graphs, functions, the model
+ */
 
 static mtbal_status build_graph(builder *b, const mtbal_graph *graph, Onnx__GraphProto **result)
 {
@@ -589,8 +590,7 @@ static mtbal_status build_function(builder *b, const mtbal_function *f,
 static mtbal_status build_functions(builder *b, Onnx__ModelProto *p)
 {
     const mtbal_model *m = b->model;
-    Onnx__FunctionProto **list =
-        mtbal_arena_array(b->arena, (size_t)m->nfunctions, sizeof *list);
+    Onnx__FunctionProto **list = mtbal_arena_array(b->arena, (size_t)m->nfunctions, sizeof *list);
     if (!list)
         return no_memory(b);
     b->changed = b->changed || p->n_functions != (size_t)m->nfunctions;
@@ -656,8 +656,7 @@ mtbal_status mtbal_build_model(mtbal_model *model, mtbal_arena *arena, Onnx__Mod
     set_string(b, &p->producer_version, model->producer_version);
     set_string(b, &p->domain, model->domain);
     set_string(b, &p->doc_string, model->doc);
-    MTBAL_TRY(
-        build_opsets(b, model->nopsets, model->opsets, &p->n_opset_import, &p->opset_import));
+    MTBAL_TRY(build_opsets(b, model->nopsets, model->opsets, &p->n_opset_import, &p->opset_import));
     MTBAL_TRY(build_properties(b, p));
     MTBAL_TRY(build_functions(b, p));
     MTBAL_TRY(build_graph(b, model->graph, &p->graph));

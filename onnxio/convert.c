@@ -6,8 +6,7 @@
 
 bool mtbal_proto_is_external(const Onnx__TensorProto *t)
 {
-    return t->has_data_location &&
-           t->data_location == ONNX__TENSOR_PROTO__DATA_LOCATION__EXTERNAL;
+    return t->has_data_location && t->data_location == ONNX__TENSOR_PROTO__DATA_LOCATION__EXTERNAL;
 }
 
 /* Bits of one element, of the types that graph/ does not know, too; 0 for strings and the rest. */
@@ -47,7 +46,8 @@ mtbal_status mtbal_proto_tensor_bytes(const Onnx__TensorProto *t, size_t *bytes,
     if (each == 0)
         return MTBAL_OK;
     if (!mtbal_mul_i64(count, (int64_t)each, &bits) || bits > INT64_MAX - 7)
-        return mtbal_fail(diag, MTBAL_INVALID, t->name, NULL, "the tensor has more than 2^60 bytes");
+        return mtbal_fail(diag, MTBAL_INVALID, t->name, NULL,
+                          "the tensor has more than 2^60 bytes");
     *bytes = (size_t)(bits + 7) / 8;
     return MTBAL_OK;
 }
@@ -99,8 +99,8 @@ static int field_of(int dtype, size_t *entries)
 }
 
 /* The one field that holds data, or -1. */
-static mtbal_status used_field(const Onnx__TensorProto *t, const contents field[NFIELDS],
-                               int *used, mtbal_diag *diag)
+static mtbal_status used_field(const Onnx__TensorProto *t, const contents field[NFIELDS], int *used,
+                               mtbal_diag *diag)
 {
     *used = -1;
     for (int i = 0; i < NFIELDS; i++) {
@@ -201,8 +201,8 @@ static mtbal_status find_data(mtbal_model *model, const Onnx__TensorProto *t, mt
         return MTBAL_OK;
     if (used == RAW && bytes == SIZE_MAX)
         return mtbal_fail(diag, MTBAL_INVALID, t->name, NULL,
-                          "raw_data for a tensor of type %s (%d)",
-                          mtbal_dtype_name(tensor->dtype), t->data_type);
+                          "raw_data for a tensor of type %s (%d)", mtbal_dtype_name(tensor->dtype),
+                          t->data_type);
     if (used == RAW || (t->has_raw_data && used < 0 && bytes != SIZE_MAX)) {
         if (field[RAW].count != bytes)
             return wrong_count(t, "raw_data", bytes, field[RAW].count, diag);
@@ -313,8 +313,8 @@ mtbal_status mtbal_sparse_load(mtbal_model *model, mtbal_tensor *tensor, mtbal_d
     MTBAL_TRY(mtbal_tensor_load(model, values, diag));
     MTBAL_TRY(mtbal_tensor_load(model, indices, diag));
     bool linear = indices->rank == 1 && indices->count == values->count;
-    bool rows = indices->rank == 2 && indices->dims[0] == values->count &&
-                indices->dims[1] == tensor->rank;
+    bool rows =
+        indices->rank == 2 && indices->dims[0] == values->count && indices->dims[1] == tensor->rank;
     if (indices->dtype != MTBAL_INT64 || !(linear || rows))
         return mtbal_fail(diag, MTBAL_INVALID, name, NULL,
                           "the indices of the sparse tensor do not match its values");

@@ -201,8 +201,7 @@ static mtbal_status grow(mtbal_external *x, mtbal_diag *diag)
 }
 
 /* The index of a file, opened and looked at when it is mentioned for the first time. */
-static mtbal_status find_file(mtbal_external *x, const char *location, int *index,
-                              mtbal_diag *diag)
+static mtbal_status find_file(mtbal_external *x, const char *location, int *index, mtbal_diag *diag)
 {
     const char *name = mtbal_intern(x->arena, location);
     if (!name)
@@ -253,8 +252,8 @@ static mtbal_status parse_number(const Onnx__TensorProto *t, const char *key, co
     return MTBAL_OK;
 }
 
-mtbal_status mtbal_external_range(mtbal_external *x, const Onnx__TensorProto *t,
-                                  mtbal_range *range, mtbal_diag *diag)
+mtbal_status mtbal_external_range(mtbal_external *x, const Onnx__TensorProto *t, mtbal_range *range,
+                                  mtbal_diag *diag)
 {
     static const char *const keys[] = {"location", "offset", "length"};
     const char *found[3] = {NULL, NULL, NULL};
@@ -291,8 +290,8 @@ mtbal_status mtbal_external_range(mtbal_external *x, const Onnx__TensorProto *t,
     /* Without a length entry the tensor is as long as its shape says. */
     size_t bytes;
     MTBAL_TRY(mtbal_proto_tensor_bytes(t, &bytes, diag));
-    if (bytes != SIZE_MAX && (found[2] ? bytes != (uint64_t)range->length
-                                       : bytes > (uint64_t)range->length))
+    if (bytes != SIZE_MAX &&
+        (found[2] ? bytes != (uint64_t)range->length : bytes > (uint64_t)range->length))
         return mtbal_fail(diag, MTBAL_INVALID, t->name, NULL,
                           "external data in %s: the shape needs %zu bytes, there are %lld",
                           f->location, bytes, (long long)range->length);

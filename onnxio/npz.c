@@ -13,10 +13,10 @@ static const struct {
     int size;
     mtbal_dtype dtype;
 } types[] = {
-    {'f', 2, MTBAL_FLOAT16},   {'f', 4, MTBAL_FLOAT},      {'f', 8, MTBAL_DOUBLE},
-    {'i', 1, MTBAL_INT8},      {'i', 2, MTBAL_INT16},      {'i', 4, MTBAL_INT32},
-    {'i', 8, MTBAL_INT64},     {'u', 1, MTBAL_UINT8},      {'u', 2, MTBAL_UINT16},
-    {'u', 4, MTBAL_UINT32},    {'u', 8, MTBAL_UINT64},     {'b', 1, MTBAL_BOOL},
+    {'f', 2, MTBAL_FLOAT16},   {'f', 4, MTBAL_FLOAT},       {'f', 8, MTBAL_DOUBLE},
+    {'i', 1, MTBAL_INT8},      {'i', 2, MTBAL_INT16},       {'i', 4, MTBAL_INT32},
+    {'i', 8, MTBAL_INT64},     {'u', 1, MTBAL_UINT8},       {'u', 2, MTBAL_UINT16},
+    {'u', 4, MTBAL_UINT32},    {'u', 8, MTBAL_UINT64},      {'b', 1, MTBAL_BOOL},
     {'c', 8, MTBAL_COMPLEX64}, {'c', 16, MTBAL_COMPLEX128}, {'V', 2, MTBAL_BFLOAT16},
 };
 enum { NTYPES = sizeof types / sizeof *types };
@@ -248,7 +248,7 @@ static mtbal_status read_data(reader *r, const header *h, mtbal_array *a)
     unsigned char *bytes = a->data;
     for (size_t i = 0; a->dtype == MTBAL_BOOL && i < a->bytes; i++)
         bytes[i] = bytes[i] != 0;
-    if (!h->fortran || a->rank < 2)
+    if (!h->fortran || a->rank < 2 || a->count == 0)
         return MTBAL_OK;
     void *ordered = mtbal_arena_alloc(r->arena, a->bytes);
     if (!ordered)
@@ -386,9 +386,8 @@ mtbal_status mtbal_npz_read(const char *path, mtbal_npz **result, mtbal_diag *di
 const mtbal_array *mtbal_npz_find(const mtbal_npz *npz, const char *name)
 {
     mtbal_array key = {.name = name};
-    return npz->count
-               ? bsearch(&key, npz->arrays, (size_t)npz->count, sizeof *npz->arrays, by_name)
-               : NULL;
+    return npz->count ? bsearch(&key, npz->arrays, (size_t)npz->count, sizeof *npz->arrays, by_name)
+                      : NULL;
 }
 
 void mtbal_npz_free(mtbal_npz *npz)
@@ -407,9 +406,9 @@ static char *make_header(const mtbal_array *a, const char *descr, mtbal_arena *a
     for (int i = 0; i < a->rank; i++)
         n += (size_t)snprintf(shape + n, sizeof shape - n, i ? ", %lld" : "%lld",
                               (long long)a->dims[i]);
-    char *dict = mtbal_arena_printf(
-        arena, "{'descr': '%s', 'fortran_order': False, 'shape': (%s%s), }", descr, shape,
-        a->rank == 1 ? "," : "");
+    char *dict =
+        mtbal_arena_printf(arena, "{'descr': '%s', 'fortran_order': False, 'shape': (%s%s), }",
+                           descr, shape, a->rank == 1 ? "," : "");
     if (!dict)
         return NULL;
     size_t length = strlen(dict);

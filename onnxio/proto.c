@@ -54,8 +54,8 @@ static size_t length_prefix(const ProtobufCMessageUnknownField *f, size_t *lengt
 
 const unsigned char *mtbal_proto_bytes(const ProtobufCMessageUnknownField *f, size_t *length)
 {
-    size_t prefix = f->wire_type == PROTOBUF_C_WIRE_TYPE_LENGTH_PREFIXED ? length_prefix(f, length)
-                                                                         : 0;
+    size_t prefix =
+        f->wire_type == PROTOBUF_C_WIRE_TYPE_LENGTH_PREFIXED ? length_prefix(f, length) : 0;
     return prefix ? f->data + prefix : NULL;
 }
 

@@ -235,8 +235,8 @@ static mtbal_status read_subgraph(reader *r, mtbal_attr *attr, Onnx__GraphProto 
 static mtbal_status read_contents(reader *r, mtbal_attr *attr, Onnx__AttributeProto *a,
                                   mtbal_node *node, scope *s)
 {
-    bool missing = (attr->kind == MTBAL_ATTR_TENSOR && !a->t) ||
-                   (attr->kind == MTBAL_ATTR_GRAPH && !a->g);
+    bool missing =
+        (attr->kind == MTBAL_ATTR_TENSOR && !a->t) || (attr->kind == MTBAL_ATTR_GRAPH && !a->g);
     if (attr->ref || (missing && !node))
         return MTBAL_OK;
     if (missing)
@@ -346,8 +346,7 @@ static mtbal_status declare_node(reader *r, scope *s, Onnx__NodeProto *p)
         return mtbal_fail(r->diag, MTBAL_INVALID, p->name ? p->name : s->graph->name, NULL,
                           "a node without an operator");
     mtbal_arena *arena = r->model->arena;
-    mtbal_node *node =
-        mtbal_node_new(s->graph, NULL, domain_of(p->domain), p->op_type, 0, NULL, 0);
+    mtbal_node *node = mtbal_node_new(s->graph, NULL, domain_of(p->domain), p->op_type, 0, NULL, 0);
     if (!node || !(node->name = name_of(r, p->name)) ||
         mtbal_proto_string(&p->base, ONNX_NODE_OVERLOAD, arena, &node->overload) != MTBAL_OK ||
         !(node->out = mtbal_arena_array(arena, p->n_output, sizeof *node->out)))
@@ -407,7 +406,8 @@ static size_t count_names(size_t n, Onnx__NodeProto **nodes)
     return count;
 }
 
-/* ------------------------------------------------------------------ graphs, functions, the model */
+/* ------------------------------------------------------------------ graphs, functions, the model
+ */
 
 static mtbal_status read_graph(reader *r, Onnx__GraphProto *g, mtbal_graph *graph, scope *outer)
 {
@@ -494,8 +494,8 @@ static mtbal_status read_function(reader *r, Onnx__FunctionProto *p, mtbal_funct
 {
     mtbal_arena *arena = r->model->arena;
     mtbal_function *f = *result = mtbal_arena_alloc(arena, sizeof *f);
-    if (!f || !(f->name = name_of(r, p->name)) ||
-        !(f->domain = name_of(r, domain_of(p->domain))) || !(f->doc = name_of(r, p->doc_string)) ||
+    if (!f || !(f->name = name_of(r, p->name)) || !(f->domain = name_of(r, domain_of(p->domain))) ||
+        !(f->doc = name_of(r, p->doc_string)) ||
         !(f->attrs = mtbal_arena_array(arena, p->n_attribute, sizeof *f->attrs)) ||
         !(f->body = mtbal_graph_new(r->model, NULL, f->name)) ||
         mtbal_proto_string(&p->base, ONNX_FUNCTION_OVERLOAD, arena, &f->overload) != MTBAL_OK)
@@ -627,8 +627,7 @@ static void add_path(mtbal_diag *diag, const char *path)
     char where[sizeof diag->where];
     if (!path || diag->status == MTBAL_OK || strcmp(diag->where, path) == 0)
         return;
-    snprintf(where, sizeof where, "%.120s%s%.120s", path, diag->where[0] ? ": " : "",
-             diag->where);
+    snprintf(where, sizeof where, "%.120s%s%.120s", path, diag->where[0] ? ": " : "", diag->where);
     memcpy(diag->where, where, sizeof where);
 }
 

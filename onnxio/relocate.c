@@ -87,9 +87,9 @@ static mtbal_status copy_range(mtbal_relocation *r, const mtbal_range *range)
         if (n < 0 && errno == EINTR)
             continue;
         if (n <= 0)
-            status = mtbal_fail(r->diag, MTBAL_IO, location, NULL,
-                                "cannot read this external data: %s",
-                                n < 0 ? strerror(errno) : "the file became shorter");
+            status =
+                mtbal_fail(r->diag, MTBAL_IO, location, NULL, "cannot read this external data: %s",
+                           n < 0 ? strerror(errno) : "the file became shorter");
         else
             status = mtbal_writer_put(&r->data, r->buffer, (size_t)n, r->diag);
         done += n;
@@ -139,8 +139,7 @@ static bool is_patched(const Onnx__TensorProto *t)
     return t->n_external_data > 0 && t->external_data[0]->key == key_location;
 }
 
-static mtbal_status point(mtbal_relocation *r, Onnx__TensorProto *t, int64_t offset,
-                          int64_t length)
+static mtbal_status point(mtbal_relocation *r, Onnx__TensorProto *t, int64_t offset, int64_t length)
 {
     size_t n = 0, most = t->n_external_data + 3;
     patch *saved = mtbal_arena_alloc(r->arena, sizeof *saved);
@@ -209,8 +208,8 @@ static mtbal_status move_big(mtbal_relocation *r, Onnx__TensorProto *t)
 static bool same_folder(mtbal_arena *arena, const char *folder, const char *path)
 {
     const char *slash = strrchr(path, '/');
-    const char *other = mtbal_intern_n(arena, slash ? path : ".",
-                                       slash ? (size_t)(slash - path) + 1 : 1);
+    const char *other =
+        mtbal_intern_n(arena, slash ? path : ".", slash ? (size_t)(slash - path) + 1 : 1);
     struct stat a, b;
     return folder && other && stat(folder, &a) == 0 && stat(other, &b) == 0 &&
            a.st_dev == b.st_dev && a.st_ino == b.st_ino;

@@ -10,11 +10,11 @@
 #include <string.h>
 
 enum {
-    MAX_DEPTH = 100,         /* as libprotobuf */
-    MAX_FIELD = 536870911,   /* 2^29 - 1 */
-    BLOCK_OVERHEAD = 16,     /* of malloc, and rounding */
-    SCANNED_MEMBER = 64,     /* protobuf-c's note of one field while it unpacks a message */
-    MEMORY_PER_BYTE = 32,    /* what a legitimate model needs is below this, see docs */
+    MAX_DEPTH = 100,       /* as libprotobuf */
+    MAX_FIELD = 536870911, /* 2^29 - 1 */
+    BLOCK_OVERHEAD = 16,   /* of malloc, and rounding */
+    SCANNED_MEMBER = 64,   /* protobuf-c's note of one field while it unpacks a message */
+    MEMORY_PER_BYTE = 32,  /* what a legitimate model needs is below this, see docs */
     MEMORY_FREE = 64 << 20,
     MAX_MESSAGES = 64000000, /* nodes, values, attributes and their like */
 };

@@ -65,8 +65,7 @@ static mtbal_status find_directory(directory *d)
     bool wide = d->count == 0xffff || d->length == 0xffffffff || d->offset == 0xffffffff;
     if (wide && at >= LOCATOR_SIZE && get(end - LOCATOR_SIZE, 4) == LOCATOR64) {
         uint64_t at64 = get(end - LOCATOR_SIZE + 8, 8);
-        if (d->size < END64_SIZE || at64 > d->size - END64_SIZE ||
-            get(d->data + at64, 4) != END64)
+        if (d->size < END64_SIZE || at64 > d->size - END64_SIZE || get(d->data + at64, 4) != END64)
             return damaged(d->path, "its zip64 directory lies outside of the file", d->diag);
         d->count = get(d->data + at64 + 32, 8);
         d->length = get(d->data + at64 + 40, 8);
@@ -151,8 +150,8 @@ mtbal_status mtbal_zip_open(mtbal_zip *zip, const char *path, const unsigned cha
     while ((uint64_t)zip->count < d.count) {
         if (end - p < CENTRAL_SIZE || get(p, 4) != CENTRAL)
             return damaged(path, "its directory is broken", diag);
-        size_t whole = CENTRAL_SIZE + (size_t)get(p + 28, 2) + (size_t)get(p + 30, 2) +
-                       (size_t)get(p + 32, 2);
+        size_t whole =
+            CENTRAL_SIZE + (size_t)get(p + 28, 2) + (size_t)get(p + 30, 2) + (size_t)get(p + 32, 2);
         if ((size_t)(end - p) < whole)
             return damaged(path, "its directory is broken", diag);
         MTBAL_TRY(read_entry(&d, p, &zip->entries[zip->count], arena));
@@ -397,11 +396,12 @@ mtbal_status mtbal_zip_add(mtbal_zip_writer *zip, const char *name, const void *
                            size_t head_size, const void *data, size_t size, bool deflated,
                            mtbal_diag *diag)
 {
-    const void *const part[2] = {head, data};
+    const void *const part[2] = {head, size ? data : head};
     const size_t sizes[2] = {head_size, size};
     if (strlen(name) > 0xffff)
-        return mtbal_fail(diag, MTBAL_INVALID, zip->to->path, NULL, "the name of an array is longer "
-                                                                    "than 65,535 bytes");
+        return mtbal_fail(diag, MTBAL_INVALID, zip->to->path, NULL,
+                          "the name of an array is longer "
+                          "than 65,535 bytes");
     struct mtbal_zip_record *r = new_record(zip, name);
     if (!r)
         return mtbal_no_memory(diag);
@@ -416,7 +416,7 @@ mtbal_status mtbal_zip_add(mtbal_zip_writer *zip, const char *name, const void *
         MTBAL_TRY(put_deflated(zip, part, sizes, diag));
     } else {
         MTBAL_TRY(put(zip, head, head_size, diag));
-        MTBAL_TRY(put(zip, data, size, diag));
+        MTBAL_TRY(put(zip, part[1], size, diag));
     }
     r->packed = zip->offset - start;
     return put_descriptor(zip, r, wide, diag);
