@@ -361,6 +361,7 @@ static mtbal_status make_options(mtbal_options *o, mtbal_diag *diag)
     o->untie = a.untie;
     o->dump_to = stdout;
     o->time_to = a.time_passes ? stderr : NULL;
+    o->keep_outputs = a.outputs;
     return a.inference ? MTBAL_OK : parse_outputs(o, diag);
 }
 

@@ -32,7 +32,8 @@ typedef struct mtbal_options {
     double clip;           /* global norm; 0: none */
     unsigned outputs;      /* mtbal_measures */
     bool inline_functions, untie;
-    const char *dump_after; /* pass name: prints the graph to `dump_to` after it */
+    const char *keep_outputs; /* of mtbal_inference: comma list; NULL: the network's own */
+    const char *dump_after;   /* pass name: prints the graph to `dump_to` after it */
     FILE *dump_to;
     FILE *time_to; /* --time-passes: a line per pass */
     bool verify_between;
