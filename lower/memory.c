@@ -1,0 +1,378 @@
+/* lower/memory.c: where everything lies. Lifetimes of cells; results written over operands that
+ * nobody reads again; next states written straight into the state; the arena packed. */
+#include "lower/lowering.h"
+
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+int lower_root(const lowering *l, int c)
+{
+    while (l->cells[c].same >= 0)
+        c = l->cells[c].same;
+    return c;
+}
+
+/* ------------------------------------------------------------------ lifetimes */
+
+static void touch(lowering *l, const operand *x, int at)
+{
+    if (x->cell < 0)
+        return;
+    cell *c = &l->cells[lower_root(l, x->cell)];
+    c->first = c->used && c->first < at ? c->first : at;
+    c->last = c->used && c->last > at ? c->last : at;
+    c->used = true;
+}
+
+/* What lives across the border of a loop lives as long as the whole loop. */
+static bool stretch(lowering *l, const lower_loop *loop)
+{
+    bool changed = false;
+    for (int i = 0; i < l->ncells; i++) {
+        cell *c = &l->cells[i];
+        bool inside = c->first >= loop->begin && c->last <= loop->end;
+        bool apart = c->last < loop->begin || c->first > loop->end;
+        if (!c->used || inside || apart)
+            continue;
+        int first = c->first < loop->begin ? c->first : loop->begin;
+        int last = c->last > loop->end ? c->last : loop->end;
+        changed = changed || first != c->first || last != c->last;
+        c->first = first;
+        c->last = last;
+    }
+    return changed;
+}
+
+static void lifetimes(lowering *l)
+{
+    for (int i = 0; i < l->ncells; i++) {
+        l->cells[i].first = l->cells[i].last = 0;
+        l->cells[i].used = false;
+    }
+    for (int i = 0; i < l->ncalls; i++) {
+        for (int k = 0; k < l->calls[i].nin; k++)
+            touch(l, &l->calls[i].in[k], i);
+        for (int k = 0; k < l->calls[i].nout; k++)
+            touch(l, &l->calls[i].out[k], i);
+    }
+    bool changed = true;
+    while (changed) {
+        changed = false;
+        for (int i = 0; i < l->nloops; i++)
+            changed = stretch(l, &l->loops[i]) || changed;
+    }
+    for (int i = 0; i < l->noutputs; i++) /* a step's outputs are read after it */
+        if (l->cells[lower_root(l, l->output_at[i].cell)].region != REGION_STATE)
+            touch(l, &l->output_at[i], INT_MAX);
+}
+
+/* ------------------------------------------------------------------ in place */
+
+static bool whole_cell(const lowering *l, const operand *x)
+{
+    return x->cell >= 0 && x->offset == 0 &&
+           op_bytes(*x) == l->cells[lower_root(l, x->cell)].bytes;
+}
+
+/* Whether call c may write its first output over input k. */
+static bool may_overwrite(const call *c, int k)
+{
+    const operand *x = &c->in[k], *y = &c->out[0];
+    if (c->kernel < 0 || !(lower_in_place(c->kernel) >> (k < 31 ? k : 31) & 1))
+        return false;
+    if (rt_dtype_size(x->dtype) != rt_dtype_size(y->dtype) || op_count(*x) != op_count(*y))
+        return false;
+    int r = x->rank < y->rank ? x->rank : y->rank; /* the same walk: dims alike but for ones */
+    for (int d = 1; d <= r; d++)
+        if (x->dims[x->rank - d] != y->dims[y->rank - d])
+            return false;
+    return true;
+}
+
+/* Other operands of the call must not see the memory in another way than input k. */
+static bool only_operand(const lowering *l, const call *c, int k)
+{
+    int root = lower_root(l, c->in[k].cell);
+    for (int i = 0; i < c->nin; i++)
+        if (i != k && c->in[i].cell >= 0 && lower_root(l, c->in[i].cell) == root &&
+            !(may_overwrite(c, i) && c->in[i].offset == c->in[k].offset))
+            return false;
+    for (int i = 1; i < c->nout; i++)
+        if (c->out[i].cell >= 0 && lower_root(l, c->out[i].cell) == root)
+            return false;
+    return true;
+}
+
+static void merge(lowering *l, int from, int into)
+{
+    cell *a = &l->cells[from], *b = &l->cells[into];
+    b->first = a->first < b->first ? a->first : b->first;
+    b->last = a->last > b->last ? a->last : b->last;
+    a->same = into;
+}
+
+static void write_in_place(lowering *l)
+{
+    for (int i = 0; i < l->ncalls && !l->options->no_inplace; i++) {
+        const call *c = &l->calls[i];
+        for (int k = 0; k < c->nin && c->nout && c->out[0].cell >= 0; k++) {
+            if (c->in[k].cell < 0 || !may_overwrite(c, k))
+                continue;
+            int x = lower_root(l, c->in[k].cell), y = lower_root(l, c->out[0].cell);
+            bool free_to = x != y && l->cells[x].region == REGION_ARENA && l->cells[x].last == i &&
+                           l->cells[y].region == REGION_ARENA && l->cells[y].first == i;
+            if (free_to && whole_cell(l, &c->in[k]) && whole_cell(l, &c->out[0]) &&
+                only_operand(l, c, k)) {
+                merge(l, y, x);
+                break;
+            }
+        }
+    }
+}
+
+/* ------------------------------------------------------------------ next states */
+
+/* The last call that reads cell `state`; INT_MAX when something else hinders. Reads by the call
+ * `writer` do not count where it may write over them. */
+static int last_reader(const lowering *l, int state, int writer)
+{
+    int last = l->cells[state].used ? l->cells[state].last : -1;
+    if (last != writer || writer < 0)
+        return last;
+    const call *c = &l->calls[writer];
+    for (int k = 0; k < c->nin; k++)
+        if (c->in[k].cell >= 0 && lower_root(l, c->in[k].cell) == state &&
+            !(may_overwrite(c, k) && whole_cell(l, &c->in[k])))
+            return INT_MAX;
+    return writer - 1;
+}
+
+static bool into_state(lowering *l, const lower_state *s, const operand *next)
+{
+    int n = lower_root(l, next->cell);
+    cell *c = &l->cells[n];
+    if (l->options->no_inplace || c->region != REGION_ARENA || !c->used ||
+        !whole_cell(l, next) || c->bytes != l->cells[s->cell].bytes)
+        return false;
+    const call *writer = &l->calls[c->first];
+    bool first_output = writer->nout && writer->out[0].cell >= 0 &&
+                        lower_root(l, writer->out[0].cell) == n;
+    int readers = last_reader(l, s->cell, first_output ? c->first : -1);
+    if (readers >= c->first)
+        return false;
+    merge(l, n, s->cell);
+    return true;
+}
+
+/* Next values that are old values of other states are saved before anything is written. */
+static mtbal_status save_exchanged(lowering *l, operand *next)
+{
+    for (int i = 0; i < l->nstates; i++) {
+        next[i] = op_of_value(l, l->states[i].next);
+        if (next[i].cell < 0)
+            return l->status;
+        int root = lower_root(l, next[i].cell);
+        if (l->cells[root].region == REGION_STATE && root != l->states[i].cell)
+            next[i] = op_copy(l, next[i]);
+    }
+    return l->status;
+}
+
+static mtbal_status write_states(lowering *l)
+{
+    operand *next = mtbal_arena_array(l->arena, (size_t)l->nstates + 1, sizeof *next);
+    bool *direct = mtbal_arena_array(l->arena, (size_t)l->nstates + 1, sizeof *direct);
+    if (!next || !direct)
+        return mtbal_no_memory(l->diag);
+    l->label = "next states";
+    MTBAL_TRY(save_exchanged(l, next));
+    lifetimes(l);
+    for (int i = 0; i < l->nstates; i++)
+        direct[i] = into_state(l, &l->states[i], &next[i]);
+    for (int i = 0; i < l->nstates; i++) {
+        const mtbal_value *v = l->states[i].value;
+        operand x = next[i], y = lower_place(l, v)->at;
+        bool itself = lower_root(l, x.cell) == l->states[i].cell;
+        if (x.dtype != y.dtype || op_count(x) != op_count(y))
+            return mtbal_fail(l->diag, MTBAL_INVALID, l->model->path, NULL,
+                              "state %s and its next value differ in type or size",
+                              l->states[i].name);
+        if (!direct[i] && !itself)
+            op_call1(l, RT_KERNEL_copy, NULL, x, op_view(y, x.rank, x.dims));
+    }
+    lifetimes(l);
+    return l->status;
+}
+
+/* ------------------------------------------------------------------ packing the arena */
+
+static size_t rounded(size_t bytes)
+{
+    return (bytes + PLAN_ALIGN - 1) / PLAN_ALIGN * PLAN_ALIGN;
+}
+
+typedef struct packing {
+    const lowering *l;
+    int count;
+    int *order;  /* cells, in the order in which they are placed */
+    int *placed; /* by offset */
+    size_t *offset, *best; /* by cell */
+} packing;
+
+/* qsort has no context: the cells are sorted through this pair. */
+typedef struct sorted_cell {
+    size_t bytes;
+    int first, last, index;
+} sorted_cell;
+
+static int by_size(const void *a, const void *b)
+{
+    const sorted_cell *x = a, *y = b;
+    if (x->bytes != y->bytes)
+        return x->bytes > y->bytes ? -1 : 1;
+    int dx = x->last - x->first, dy = y->last - y->first;
+    return dx != dy ? (dx > dy ? -1 : 1) : x->index - y->index;
+}
+
+static int by_length(const void *a, const void *b)
+{
+    const sorted_cell *x = a, *y = b;
+    int dx = x->last - x->first, dy = y->last - y->first;
+    if (dx != dy)
+        return dx > dy ? -1 : 1;
+    return x->bytes != y->bytes ? (x->bytes > y->bytes ? -1 : 1) : x->index - y->index;
+}
+
+static int by_start(const void *a, const void *b)
+{
+    const sorted_cell *x = a, *y = b;
+    if (x->first != y->first)
+        return x->first - y->first;
+    return x->bytes != y->bytes ? (x->bytes > y->bytes ? -1 : 1) : x->index - y->index;
+}
+
+/* The lowest gap that is large enough among the placed cells that live at the same time (the
+ * tightest one, when `tight`). Returns where in `placed` the cell goes. */
+static int find_gap(const packing *p, int n, int index, bool tight, size_t *offset)
+{
+    const cell *c = &p->l->cells[index];
+    size_t end = 0, size = rounded(c->bytes), least = SIZE_MAX, at = SIZE_MAX;
+    for (int i = 0; i < n; i++) {
+        const cell *o = &p->l->cells[p->placed[i]];
+        if (o->last < c->first || o->first > c->last)
+            continue;
+        size_t start = p->offset[p->placed[i]], stop = start + rounded(o->bytes);
+        if (start >= end && start - end >= size && start - end < least) {
+            at = end;
+            least = tight ? start - end : 0;
+        }
+        end = stop > end ? stop : end;
+    }
+    *offset = at == SIZE_MAX ? end : at;
+    int slot = n;
+    while (slot > 0 && p->offset[p->placed[slot - 1]] > *offset)
+        slot--;
+    return slot;
+}
+
+static size_t pack_once(packing *p, bool tight)
+{
+    size_t total = 0;
+    for (int n = 0; n < p->count; n++) {
+        int index = p->order[n];
+        size_t offset;
+        int slot = find_gap(p, n, index, tight, &offset);
+        memmove(&p->placed[slot + 1], &p->placed[slot], (size_t)(n - slot) * sizeof *p->placed);
+        p->placed[slot] = index;
+        p->offset[index] = offset;
+        size_t end = offset + rounded(p->l->cells[index].bytes);
+        total = end > total ? end : total;
+    }
+    return total;
+}
+
+static bool in_arena(const cell *c)
+{
+    return c->region == REGION_ARENA && c->same < 0 && c->used && c->bytes > 0;
+}
+
+/* The largest sum of cells that live at one call. */
+static mtbal_status lower_bound(lowering *l, size_t *bound)
+{
+    size_t *grown = mtbal_arena_array(l->arena, (size_t)l->ncalls + 2, 2 * sizeof *grown);
+    if (!grown)
+        return mtbal_no_memory(l->diag);
+    size_t *shrunk = grown + l->ncalls + 2, now = 0;
+    for (int i = 0; i < l->ncells; i++)
+        if (in_arena(&l->cells[i])) {
+            grown[l->cells[i].first] += rounded(l->cells[i].bytes);
+            shrunk[l->cells[i].last + 1] += rounded(l->cells[i].bytes);
+        }
+    *bound = 0;
+    for (int i = 0; i < l->ncalls; i++) {
+        now = now + grown[i] - shrunk[i];
+        *bound = now > *bound ? now : *bound;
+    }
+    return MTBAL_OK;
+}
+
+static mtbal_status pack(lowering *l)
+{
+    static int (*const orders[])(const void *, const void *) = {by_size, by_length, by_start};
+    packing p = {.l = l};
+    size_t n = (size_t)l->ncells + 1, best = SIZE_MAX, bound;
+    sorted_cell *sorted = mtbal_arena_array(l->arena, n, sizeof *sorted);
+    p.order = mtbal_arena_array(l->arena, n, sizeof *p.order);
+    p.placed = mtbal_arena_array(l->arena, n, sizeof *p.placed);
+    p.offset = mtbal_arena_array(l->arena, n, sizeof *p.offset);
+    p.best = mtbal_arena_array(l->arena, n, sizeof *p.best);
+    if (!sorted || !p.order || !p.placed || !p.offset || !p.best)
+        return mtbal_no_memory(l->diag);
+    MTBAL_TRY(lower_bound(l, &bound));
+    for (int i = 0; i < l->ncells; i++)
+        if (in_arena(&l->cells[i]))
+            sorted[p.count++] = (sorted_cell){l->cells[i].bytes, l->cells[i].first,
+                                              l->cells[i].last, i};
+    for (int way = 0; way < 6 && best > bound; way++) {
+        qsort(sorted, (size_t)p.count, sizeof *sorted, orders[way / 2]);
+        for (int i = 0; i < p.count; i++)
+            p.order[i] = sorted[i].index;
+        size_t total = pack_once(&p, way % 2 == 0);
+        if (total < best) {
+            best = total;
+            memcpy(p.best, p.offset, n * sizeof *p.best);
+        }
+    }
+    for (int i = 0; i < p.count; i++)
+        l->cells[p.order[i]].offset = p.best[p.order[i]];
+    l->plan->region_bytes[REGION_ARENA] = p.count ? best : 0;
+    l->plan->info.arena_lower_bound = bound;
+    return MTBAL_OK;
+}
+
+/* The other regions: one cell after the other. */
+static void line_up(lowering *l, int region)
+{
+    size_t end = 0;
+    for (int i = 0; i < l->ncells; i++) {
+        cell *c = &l->cells[i];
+        bool kept = c->used || region == REGION_STATE || region == REGION_INPUT;
+        if (c->region != region || c->same >= 0 || !kept)
+            continue;
+        c->offset = end;
+        end += rounded(c->bytes);
+    }
+    l->plan->region_bytes[region] = end;
+}
+
+mtbal_status lower_memory(lowering *l)
+{
+    lifetimes(l);
+    MTBAL_TRY(write_states(l));
+    write_in_place(l);
+    MTBAL_TRY(pack(l));
+    for (int region = REGION_STATE; region < NREGIONS; region++)
+        line_up(l, region);
+    return MTBAL_OK;
+}

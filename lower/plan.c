@@ -1,0 +1,343 @@
+/* lower/plan.c: from the lowered calls to a plan, which is immutable; and instances of it, which own
+ * memory and run. */
+#include "lower/lowering.h"
+
+#include <string.h>
+
+/* ------------------------------------------------------------------ making a plan */
+
+static plan_operand settle(const lowering *l, operand x)
+{
+    if (x.cell < 0)
+        return x;
+    const cell *c = &l->cells[lower_root(l, x.cell)];
+    x.region = c->region;
+    x.offset += c->offset;
+    return x;
+}
+
+static plan_operand *settle_all(const lowering *l, const operand *from, int n)
+{
+    plan_operand *to = mtbal_arena_array(l->plan->arena, (size_t)n + 1, sizeof *to);
+    for (int i = 0; to && i < n; i++)
+        to[i] = settle(l, from[i]);
+    return to;
+}
+
+static mtbal_status make_calls(lowering *l)
+{
+    mtbal_plan *p = l->plan;
+    p->ncalls = l->ncalls;
+    p->calls = mtbal_arena_array(p->arena, (size_t)l->ncalls + 1, sizeof *p->calls);
+    if (!p->calls)
+        return mtbal_no_memory(l->diag);
+    for (int i = 0; i < l->ncalls; i++) {
+        const call *c = &l->calls[i];
+        p->calls[i] = (plan_call){.kernel = c->kernel,
+                                  .jump = c->jump,
+                                  .nin = c->nin,
+                                  .nout = c->nout,
+                                  .attr = c->attr,
+                                  .in = settle_all(l, c->in, c->nin),
+                                  .out = settle_all(l, c->out, c->nout),
+                                  .label = c->label};
+        if (!p->calls[i].in || !p->calls[i].out)
+            return mtbal_no_memory(l->diag);
+        p->noperands += c->nin + c->nout;
+        p->info.flops += c->flops;
+    }
+    return MTBAL_OK;
+}
+
+/* A block of at least one byte, aligned; the address to free goes to *block. */
+static unsigned char *aligned_block(size_t bytes, void **block)
+{
+    *block = bytes < SIZE_MAX - PLAN_ALIGN ? mtbal_malloc(bytes + PLAN_ALIGN) : NULL;
+    if (!*block)
+        return NULL;
+    uintptr_t at = (uintptr_t)*block + PLAN_ALIGN - 1;
+    return (unsigned char *)(at - at % PLAN_ALIGN);
+}
+
+static mtbal_status make_constants(lowering *l)
+{
+    mtbal_plan *p = l->plan;
+    p->constants = aligned_block(p->region_bytes[REGION_CONSTANT], &p->constants_block);
+    if (!p->constants)
+        return mtbal_no_memory(l->diag);
+    for (int i = 0; i < l->ncells; i++) {
+        const cell *c = &l->cells[i];
+        if (c->region == REGION_CONSTANT && c->same < 0 && c->used && c->bytes)
+            memcpy(p->constants + c->offset, c->data, c->bytes);
+    }
+    return MTBAL_OK;
+}
+
+static mtbal_status make_port(lowering *l, mtbal_port *port, const char *name, operand at,
+                              bool is_default)
+{
+    plan_operand x = settle(l, at);
+    *port = (mtbal_port){.name = mtbal_intern(l->plan->arena, name),
+                         .tensor = {.dtype = x.dtype, .rank = x.rank},
+                         .offset = x.offset,
+                         .region = x.region,
+                         .is_default = is_default};
+    memcpy(port->tensor.dims, x.dims, sizeof port->tensor.dims);
+    return port->name ? MTBAL_OK : mtbal_no_memory(l->diag);
+}
+
+/* An input or state starts with the bytes of its initializer. */
+static mtbal_status add_default(lowering *l, const mtbal_port *port, mtbal_value *v)
+{
+    mtbal_plan *p = l->plan;
+    if (!v->tensor)
+        return MTBAL_OK;
+    MTBAL_TRY(mtbal_tensor_load(l->model, v->tensor, l->diag));
+    size_t bytes = (size_t)rt_count(&port->tensor) * rt_dtype_size(port->tensor.dtype);
+    if (v->tensor->bytes != bytes || (bytes && !v->tensor->data) ||
+        (int)v->tensor->dtype != port->tensor.dtype)
+        return v->is_initializer && bytes != v->tensor->bytes
+                   ? MTBAL_OK /* bound to another shape: the default does not count */
+                   : mtbal_fail(l->diag, MTBAL_INVALID, l->model->path, NULL,
+                                "the stored value of %s does not match its declaration", v->name);
+    p->defaults[p->ndefaults++] =
+        (plan_default){port->region, port->offset, bytes, v->tensor->data};
+    return MTBAL_OK;
+}
+
+static mtbal_status make_ports(lowering *l)
+{
+    mtbal_plan *p = l->plan;
+    int n = l->graph->ninputs;
+    p->inputs = mtbal_arena_array(p->arena, (size_t)n + 1, sizeof *p->inputs);
+    p->outputs = mtbal_arena_array(p->arena, (size_t)l->noutputs + 1, sizeof *p->outputs);
+    p->states = mtbal_arena_array(p->arena, (size_t)l->nstates + 1, sizeof *p->states);
+    p->defaults = mtbal_arena_array(p->arena, (size_t)(n + l->nstates) + 1, sizeof *p->defaults);
+    if (!p->inputs || !p->outputs || !p->states || !p->defaults)
+        return mtbal_no_memory(l->diag);
+    for (int i = 0; i < l->nstates; i++) {
+        mtbal_value *v = l->states[i].value;
+        MTBAL_TRY(make_port(l, &p->states[p->nstates], v->name, lower_place(l, v)->at, true));
+        MTBAL_TRY(add_default(l, &p->states[p->nstates++], v));
+    }
+    for (int i = 0; i < n; i++) {
+        mtbal_value *v = l->graph->inputs[i];
+        const place *at = lower_place(l, v);
+        if (!at || !at->placed || l->cells[at->at.cell].region != REGION_INPUT)
+            continue;
+        MTBAL_TRY(make_port(l, &p->inputs[p->ninputs], v->name, at->at, v->tensor != NULL));
+        MTBAL_TRY(add_default(l, &p->inputs[p->ninputs++], v));
+    }
+    for (int i = 0; i < l->noutputs; i++)
+        MTBAL_TRY(make_port(l, &p->outputs[p->noutputs++], l->output_names[i], l->output_at[i],
+                            false));
+    return MTBAL_OK;
+}
+
+mtbal_status lower_make_plan(lowering *l)
+{
+    MTBAL_TRY(make_calls(l));
+    MTBAL_TRY(make_constants(l));
+    MTBAL_TRY(make_ports(l));
+    mtbal_plan *p = l->plan;
+    p->info.arena_bytes = p->region_bytes[REGION_ARENA];
+    p->info.state_bytes = p->region_bytes[REGION_STATE];
+    p->info.constant_bytes = p->region_bytes[REGION_CONSTANT];
+    p->info.ncalls = p->ncalls;
+    return MTBAL_OK;
+}
+
+void mtbal_plan_free(mtbal_plan *plan)
+{
+    if (!plan)
+        return;
+    mtbal_free(plan->constants_block);
+    mtbal_arena_free(plan->arena);
+}
+
+void mtbal_plan_describe(const mtbal_plan *plan, mtbal_plan_info *info)
+{
+    *info = plan->info;
+}
+
+int mtbal_plan_ports(const mtbal_plan *plan, const mtbal_port **inputs, int *ninputs,
+                     const mtbal_port **outputs, int *noutputs, const mtbal_port **states,
+                     int *nstates)
+{
+    *inputs = plan->inputs;
+    *ninputs = plan->ninputs;
+    *outputs = plan->outputs;
+    *noutputs = plan->noutputs;
+    *states = plan->states;
+    *nstates = plan->nstates;
+    return plan->ninputs + plan->noutputs + plan->nstates;
+}
+
+/* ------------------------------------------------------------------ instances */
+
+struct mtbal_instance {
+    const mtbal_plan *plan;
+    mtbal_arena *arena; /* of calls and ports */
+    void *blocks[NREGIONS], *scratch_block, *pool_block;
+    unsigned char *base[NREGIONS];
+    rt_env env;
+    rt_program program;
+    mtbal_port *inputs, *outputs, *states;
+};
+
+static rt_tensor bind_operand(const mtbal_instance *s, const plan_operand *x)
+{
+    rt_tensor t = {.dtype = x->dtype, .rank = x->rank};
+    memcpy(t.dims, x->dims, sizeof t.dims);
+    if (x->cell >= 0)
+        t.data = s->base[x->region] + x->offset;
+    return t;
+}
+
+static mtbal_status bind_calls(mtbal_instance *s)
+{
+    const mtbal_plan *p = s->plan;
+    rt_call *calls = mtbal_arena_array(s->arena, (size_t)p->ncalls + 1, sizeof *calls);
+    rt_tensor *t = mtbal_arena_array(s->arena, (size_t)p->noperands + 1, sizeof *t);
+    if (!calls || !t)
+        return MTBAL_NOMEM;
+    for (int i = 0; i < p->ncalls; i++) {
+        const plan_call *from = &p->calls[i];
+        calls[i] = (rt_call){.run = from->kernel < 0 ? NULL : rt_kernels[from->kernel].run,
+                             .attr = from->attr,
+                             .nin = from->nin,
+                             .nout = from->nout,
+                             .kernel = from->kernel,
+                             .jump = from->jump,
+                             .label = from->label};
+        calls[i].in = from->nin ? t : NULL;
+        for (int k = 0; k < from->nin; k++)
+            *t++ = bind_operand(s, &from->in[k]);
+        calls[i].out = t;
+        for (int k = 0; k < from->nout; k++)
+            *t++ = bind_operand(s, &from->out[k]);
+    }
+    s->program = (rt_program){calls, p->ncalls};
+    return MTBAL_OK;
+}
+
+static mtbal_port *bind_ports(const mtbal_instance *s, const mtbal_port *from, int n)
+{
+    mtbal_port *ports = mtbal_arena_copy(s->arena, from, (size_t)n * sizeof *from);
+    for (int i = 0; ports && i < n; i++)
+        ports[i].tensor.data = s->base[ports[i].region] + ports[i].offset;
+    return ports;
+}
+
+static mtbal_status make_env(mtbal_instance *s, int threads)
+{
+    threads = threads < 1 ? 1 : threads > RT_MAX_THREADS ? RT_MAX_THREADS : threads;
+    if (threads > 1) {
+        rt_pool *pool = (rt_pool *)aligned_block(rt_pool_size(), &s->pool_block);
+        if (!pool)
+            return MTBAL_NOMEM;
+        if (rt_pool_start(pool, threads) == 0)
+            s->env.pool = pool;
+        else
+            threads = 1; /* no threads here: the same results, later */
+    }
+    s->env.nthreads = threads;
+    s->env.scratch_size = RT_SCRATCH_BYTES;
+    s->env.scratch = aligned_block((size_t)threads * RT_SCRATCH_BYTES, &s->scratch_block);
+    s->env.cpu = rt_cpu_detect();
+    return s->env.scratch ? MTBAL_OK : MTBAL_NOMEM;
+}
+
+static mtbal_status fill_instance(mtbal_instance *s, int threads)
+{
+    const mtbal_plan *p = s->plan;
+    for (int r = 0; r < NREGIONS; r++) {
+        if (r == REGION_CONSTANT) {
+            s->base[r] = p->constants;
+            continue;
+        }
+        s->base[r] = aligned_block(p->region_bytes[r], &s->blocks[r]);
+        if (!s->base[r])
+            return MTBAL_NOMEM;
+        memset(s->base[r], 0, p->region_bytes[r]);
+    }
+    for (int i = 0; i < p->ndefaults; i++) {
+        const plan_default *d = &p->defaults[i];
+        if (d->bytes)
+            memcpy(s->base[d->region] + d->offset, d->data, d->bytes);
+    }
+    MTBAL_TRY(bind_calls(s));
+    s->inputs = bind_ports(s, p->inputs, p->ninputs);
+    s->outputs = bind_ports(s, p->outputs, p->noutputs);
+    s->states = bind_ports(s, p->states, p->nstates);
+    if (!s->inputs || !s->outputs || !s->states)
+        return MTBAL_NOMEM;
+    return make_env(s, threads);
+}
+
+mtbal_status mtbal_instance_new(const mtbal_plan *plan, int threads, mtbal_instance **instance,
+                                mtbal_diag *diag)
+{
+    *instance = NULL;
+    mtbal_arena *arena = mtbal_arena_new();
+    mtbal_instance *s = arena ? mtbal_arena_alloc(arena, sizeof *s) : NULL;
+    if (!s) {
+        mtbal_arena_free(arena);
+        return mtbal_no_memory(diag);
+    }
+    s->arena = arena;
+    s->plan = plan;
+    if (fill_instance(s, threads) != MTBAL_OK) {
+        mtbal_instance_free(s);
+        return mtbal_no_memory(diag);
+    }
+    *instance = s;
+    return MTBAL_OK;
+}
+
+void mtbal_instance_free(mtbal_instance *instance)
+{
+    if (!instance)
+        return;
+    if (instance->env.pool)
+        rt_pool_stop(instance->env.pool);
+    for (int r = 0; r < NREGIONS; r++)
+        mtbal_free(instance->blocks[r]);
+    mtbal_free(instance->scratch_block);
+    mtbal_free(instance->pool_block);
+    mtbal_arena_free(instance->arena);
+}
+
+static rt_tensor *find_port(mtbal_port *ports, int n, const char *name)
+{
+    for (int i = 0; i < n; i++)
+        if (!strcmp(ports[i].name, name))
+            return &ports[i].tensor;
+    return NULL;
+}
+
+rt_tensor *mtbal_instance_input(mtbal_instance *instance, const char *name)
+{
+    return find_port(instance->inputs, instance->plan->ninputs, name);
+}
+
+rt_tensor *mtbal_instance_output(mtbal_instance *instance, const char *name)
+{
+    return find_port(instance->outputs, instance->plan->noutputs, name);
+}
+
+rt_tensor *mtbal_instance_state(mtbal_instance *instance, const char *name)
+{
+    return find_port(instance->states, instance->plan->nstates, name);
+}
+
+void mtbal_instance_run(mtbal_instance *instance, uint64_t seed)
+{
+    instance->env.seed = seed;
+    rt_run(&instance->env, &instance->program);
+}
+
+rt_env *mtbal_instance_env(mtbal_instance *instance)
+{
+    return &instance->env;
+}
