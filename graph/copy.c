@@ -1,7 +1,5 @@
 /* graph/copy.c: copies of nodes, with the subgraphs in them. */
-#include "graph/graph.h"
-
-#include <string.h>
+#include "graph/internal.h"
 
 typedef struct copier {
     mtbal_value **map; /* by id of the original */
@@ -18,9 +16,7 @@ static mtbal_value *mapped(const copier *c, mtbal_value *value)
 /* A value of the copy: the original's name behind the prefix, made fresh. */
 static mtbal_value *copy_value(copier *c, mtbal_value *value, mtbal_graph *into)
 {
-    char text[512];
-    snprintf(text, sizeof text, "%s%s", c->prefix ? c->prefix : "", value->name);
-    const char *name = mtbal_fresh_name(c->model, text);
+    const char *name = graph_fresh(c->model, "%s%s", c->prefix ? c->prefix : "", value->name);
     mtbal_value *copy = name ? mtbal_value_new(into, name) : NULL;
     if (!copy)
         return NULL;
@@ -82,7 +78,8 @@ static mtbal_status copy_node(copier *c, const mtbal_node *node, mtbal_graph *in
     mtbal_node *copy = mtbal_node_new(into, before, node->domain, node->op, node->nin, in, 0);
     if (!copy)
         return MTBAL_NOMEM;
-    copy->name = c->prefix ? mtbal_arena_printf(arena, "%s%s", c->prefix, node->name) : node->name;
+    copy->name = c->prefix && *node->name ? mtbal_arena_printf(arena, "%s%s", c->prefix, node->name)
+                                          : node->name;
     copy->overload = node->overload;
     copy->role = node->role;
     copy->task = node->task;
@@ -106,12 +103,21 @@ static mtbal_status copy_node(copier *c, const mtbal_node *node, mtbal_graph *in
     return copy->name ? MTBAL_OK : MTBAL_NOMEM;
 }
 
+/* The nodes to copy are listed first: a graph may be copied into itself. */
 static mtbal_status copy_nodes(copier *c, const mtbal_graph *graph, mtbal_graph *into,
                                mtbal_node *before)
 {
+    int n = 0;
+    const mtbal_node **nodes = mtbal_malloc(((size_t)graph->nnodes + 1) * sizeof *nodes);
+    if (!nodes)
+        return MTBAL_NOMEM;
     for (const mtbal_node *node = graph->first; node; node = node->next)
-        MTBAL_TRY(copy_node(c, node, into, before));
-    return MTBAL_OK;
+        nodes[n++] = node;
+    mtbal_status status = MTBAL_OK;
+    for (int i = 0; i < n && status == MTBAL_OK; i++)
+        status = copy_node(c, nodes[i], into, before);
+    mtbal_free(nodes);
+    return status;
 }
 
 mtbal_status mtbal_graph_copy_nodes(const mtbal_graph *graph, mtbal_graph *into, mtbal_node *before,

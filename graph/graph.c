@@ -1,26 +1,29 @@
 /* graph/graph.c: models, graphs, nodes and values. */
-#include "graph/graph.h"
+#include "graph/internal.h"
 
 #include <string.h>
 
 /* ------------------------------------------------------------------ names in use */
 
-/* Open addressing on interned pointers. `next` is the suffix that the next fresh name of this base
- * tries first. */
+/* An entry of model->used: a hash table with open addressing on interned pointers. `tried` is the
+ * last suffix that a fresh name of this base has tried, so that a thousand names of one base take a
+ * thousand steps. */
 struct mtbal_used {
     const char *name;
-    int next;
+    int tried;
     bool taken;
 };
 
 static struct mtbal_used *used_slot(struct mtbal_used *table, int capacity, const char *name)
 {
-    size_t i = ((uintptr_t)name >> 4) * 0x9E3779B97F4A7C15u >> 32 & (size_t)(capacity - 1);
+    size_t mask = (size_t)capacity - 1;
+    size_t i = (size_t)((uint64_t)((uintptr_t)name >> 4) * 0x9E3779B97F4A7C15u >> 32) & mask;
     while (table[i].name && table[i].name != name)
-        i = (i + 1) & (size_t)(capacity - 1);
+        i = (i + 1) & mask;
     return &table[i];
 }
 
+/* The entry of an interned name, made when there is none. Valid until the next call. */
 static struct mtbal_used *used_entry(mtbal_model *model, const char *name)
 {
     if (2 * model->nused >= model->capacity_used) {
@@ -43,24 +46,62 @@ static struct mtbal_used *used_entry(mtbal_model *model, const char *name)
     return entry;
 }
 
-const char *mtbal_fresh_name(mtbal_model *model, const char *base)
+/* The interned text of a format, however long. */
+static const char *intern_vprintf(mtbal_arena *arena, const char *format, va_list args)
 {
-    const char *name = mtbal_intern(model->arena, base);
-    struct mtbal_used *entry = name ? used_entry(model, name) : NULL;
+    char text[256], *longer = text;
+    va_list again;
+    va_copy(again, args);
+    int n = vsnprintf(text, sizeof text, format, args);
+    if (n >= (int)sizeof text && (longer = mtbal_malloc((size_t)n + 1)))
+        vsnprintf(longer, (size_t)n + 1, format, again);
+    va_end(again);
+    const char *name = n >= 0 && longer ? mtbal_intern_n(arena, longer, (size_t)n) : NULL;
+    if (longer != text)
+        mtbal_free(longer);
+    return name;
+}
+
+static const char *intern_printf(mtbal_arena *arena, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    const char *name = intern_vprintf(arena, format, args);
+    va_end(args);
+    return name;
+}
+
+/* `base` is interned. */
+static const char *fresh_of(mtbal_model *model, const char *base)
+{
+    const struct mtbal_used *entry = used_entry(model, base);
     if (!entry || !entry->taken)
-        return entry ? name : NULL;
-    for (int n = entry->next;; n++) {
-        char text[512];
-        snprintf(text, sizeof text, "%.480s_%d", base, n + 1);
-        const char *candidate = mtbal_intern(model->arena, text);
-        struct mtbal_used *other = candidate ? used_entry(model, candidate) : NULL;
+        return entry ? base : NULL;
+    for (int n = entry->tried + 1;; n++) {
+        const char *candidate = intern_printf(model->arena, "%s_%d", base, n);
+        const struct mtbal_used *other = candidate ? used_entry(model, candidate) : NULL;
         if (!other)
             return NULL;
         if (!other->taken) {
-            used_entry(model, name)->next = n + 1;
+            used_slot(model->used, model->capacity_used, base)->tried = n;
             return candidate;
         }
     }
+}
+
+const char *mtbal_fresh_name(mtbal_model *model, const char *base)
+{
+    const char *name = mtbal_intern(model->arena, base);
+    return name ? fresh_of(model, name) : NULL;
+}
+
+const char *graph_fresh(mtbal_model *model, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    const char *base = intern_vprintf(model->arena, format, args);
+    va_end(args);
+    return base ? fresh_of(model, base) : NULL;
 }
 
 /* ------------------------------------------------------------------ models */
@@ -100,7 +141,8 @@ int64_t mtbal_opset_of(const mtbal_model *model, const char *domain)
     return 0;
 }
 
-/* Room for one more in an arena array that grows by doubling at powers of two. */
+/* Room for one more in an arena array that is copied to twice its size whenever its count is a
+ * power of two: it holds at least the next power of two, also after items have been taken out. */
 static void *grow(mtbal_arena *arena, void *items, int count, size_t size)
 {
     if (count & (count - 1))
@@ -111,8 +153,7 @@ static void *grow(mtbal_arena *arena, void *items, int count, size_t size)
     return bigger;
 }
 
-/* Appends to a list whose present items may lie in memory that somebody else sized: `count` items
- * exactly. */
+/* Appends to a list that nothing but this has filled. */
 #define APPEND(arena, items, count, item)                          \
     do {                                                           \
         void *grown_ = grow(arena, items, count, sizeof *(items)); \
@@ -289,255 +330,17 @@ static bool take_out(mtbal_value **list, int *count, const mtbal_value *value)
     return false;
 }
 
-/* Lists grow at powers of two only: after a removal the next append must see an array of its own
- * size. */
-static void refit(mtbal_graph *graph, mtbal_value ***list, int count)
-{
-    size_t capacity = 1;
-    while (capacity < (size_t)count)
-        capacity *= 2;
-    mtbal_value **copy = mtbal_arena_array(graph->model->arena, capacity, sizeof *copy);
-    if (copy) {
-        if (count)
-            memcpy(copy, *list, (size_t)count * sizeof *copy);
-        *list = copy;
-    }
-}
-
 void mtbal_remove_input(mtbal_graph *graph, mtbal_value *value)
 {
     value->is_input = take_out(graph->inputs, &graph->ninputs, value);
-    refit(graph, &graph->inputs, graph->ninputs);
 }
 
 void mtbal_remove_output(mtbal_graph *graph, mtbal_value *value)
 {
     value->is_output = take_out(graph->outputs, &graph->noutputs, value);
-    refit(graph, &graph->outputs, graph->noutputs);
 }
 
 void mtbal_remove_initializer(mtbal_graph *graph, mtbal_value *value)
 {
     value->is_initializer = take_out(graph->initializers, &graph->ninitializers, value);
-    refit(graph, &graph->initializers, graph->ninitializers);
-}
-
-/* ------------------------------------------------------------------ nodes */
-
-static void link_node(mtbal_graph *graph, mtbal_node *node, mtbal_node *before)
-{
-    node->graph = graph;
-    node->next = before;
-    node->prev = before ? before->prev : graph->last;
-    *(node->prev ? &node->prev->next : &graph->first) = node;
-    *(before ? &before->prev : &graph->last) = node;
-    graph->nnodes++;
-}
-
-static void unlink_node(mtbal_node *node)
-{
-    mtbal_graph *graph = node->graph;
-    *(node->prev ? &node->prev->next : &graph->first) = node->next;
-    *(node->next ? &node->next->prev : &graph->last) = node->prev;
-    graph->nnodes--;
-}
-
-mtbal_node *mtbal_node_new(mtbal_graph *graph, mtbal_node *before, const char *domain,
-                           const char *op, int nin, mtbal_value *const *in, int nout)
-{
-    mtbal_arena *arena = graph->model->arena;
-    mtbal_node *node = mtbal_arena_alloc(arena, sizeof *node);
-    if (!node || !(node->out = mtbal_arena_array(arena, (size_t)nout, sizeof *node->out)))
-        return NULL;
-    node->graph = graph;
-    if (mtbal_node_set_op(node, domain, op) != MTBAL_OK)
-        return NULL;
-    node->name = node->overload = mtbal_intern(arena, "");
-    if (!node->name)
-        return NULL;
-    link_node(graph, node, before);
-    node->nout = nout;
-    if (mtbal_node_set_inputs(node, nin, in) != MTBAL_OK)
-        return NULL;
-    for (int i = 0; i < nout; i++) {
-        const char *name = mtbal_fresh_name(graph->model, op);
-        mtbal_value *value = name ? mtbal_value_new(graph, name) : NULL;
-        if (!value || mtbal_node_set_output(node, i, value) != MTBAL_OK)
-            return NULL;
-    }
-    return node;
-}
-
-mtbal_status mtbal_node_set_inputs(mtbal_node *node, int nin, mtbal_value *const *in)
-{
-    mtbal_value **copy =
-        mtbal_arena_copy(node->graph->model->arena, in, (size_t)nin * sizeof *copy);
-    if (!copy)
-        return MTBAL_NOMEM;
-    node->in = copy;
-    node->nin = nin;
-    return MTBAL_OK;
-}
-
-mtbal_status mtbal_node_set_output(mtbal_node *node, int index, mtbal_value *value)
-{
-    if (index >= node->nout) {
-        mtbal_value **longer =
-            mtbal_arena_array(node->graph->model->arena, (size_t)index + 1, sizeof *longer);
-        if (!longer)
-            return MTBAL_NOMEM;
-        if (node->nout)
-            memcpy(longer, node->out, (size_t)node->nout * sizeof *longer);
-        node->out = longer;
-        node->nout = index + 1;
-    }
-    node->out[index] = value;
-    if (value) {
-        value->def = node;
-        value->def_index = index;
-    }
-    return MTBAL_OK;
-}
-
-void mtbal_node_remove(mtbal_node *node)
-{
-    unlink_node(node);
-    for (int i = 0; i < node->nout; i++)
-        if (node->out[i] && node->out[i]->def == node)
-            node->out[i]->def = NULL;
-}
-
-void mtbal_node_move(mtbal_node *node, mtbal_node *before)
-{
-    unlink_node(node);
-    link_node(node->graph, node, before);
-}
-
-bool mtbal_node_is(const mtbal_node *node, const char *op)
-{
-    return !*node->domain && !strcmp(node->op, op);
-}
-
-mtbal_status mtbal_node_set_op(mtbal_node *node, const char *domain, const char *op)
-{
-    domain = mtbal_intern(node->graph->model->arena, domain);
-    op = mtbal_intern(node->graph->model->arena, op);
-    if (!domain || !op)
-        return MTBAL_NOMEM;
-    node->domain = domain;
-    node->op = op;
-    node->opcode = mtbal_opcode(domain, op);
-    return MTBAL_OK;
-}
-
-/* ------------------------------------------------------------------ walking, uses, replacing */
-
-mtbal_status mtbal_graph_walk(mtbal_graph *graph, mtbal_visit *visit, void *context)
-{
-    for (mtbal_node *node = graph->first, *next; node; node = next) {
-        next = node->next;
-        MTBAL_TRY(visit(node, context));
-        for (mtbal_attr *a = node->attrs; a; a = a->next)
-            if (a->kind == MTBAL_ATTR_GRAPH && a->g)
-                MTBAL_TRY(mtbal_graph_walk(a->g, visit, context));
-    }
-    return MTBAL_OK;
-}
-
-static void count_outputs(mtbal_graph *graph, mtbal_uses *uses)
-{
-    for (int i = 0; i < graph->noutputs; i++)
-        uses->count[graph->outputs[i]->id]++;
-}
-
-static mtbal_status count_node(mtbal_node *node, void *context)
-{
-    mtbal_uses *uses = context;
-    for (int i = 0; i < node->nin; i++)
-        if (node->in[i]) {
-            uses->count[node->in[i]->id]++;
-            uses->nnodes[node->in[i]->id]++;
-        }
-    for (mtbal_attr *a = node->attrs; a; a = a->next)
-        if (a->kind == MTBAL_ATTR_GRAPH && a->g)
-            count_outputs(a->g, uses);
-    return MTBAL_OK;
-}
-
-static mtbal_status enter_node(mtbal_node *node, void *context)
-{
-    mtbal_uses *uses = context;
-    for (int i = 0; i < node->nin; i++)
-        if (node->in[i]) {
-            int id = node->in[i]->id;
-            uses->node[id][uses->nnodes[id]++] = node;
-        }
-    return MTBAL_OK;
-}
-
-mtbal_uses *mtbal_uses_new(mtbal_model *model, mtbal_graph *graph, mtbal_arena *arena)
-{
-    size_t n = (size_t)model->nvalues, total = 0;
-    mtbal_uses *uses = mtbal_arena_alloc(arena, sizeof *uses);
-    if (!uses)
-        return NULL;
-    uses->nvalues = model->nvalues;
-    uses->count = mtbal_arena_array(arena, n, sizeof *uses->count);
-    uses->nnodes = mtbal_arena_array(arena, n, sizeof *uses->nnodes);
-    uses->node = mtbal_arena_array(arena, n, sizeof *uses->node);
-    if (!uses->count || !uses->nnodes || !uses->node)
-        return NULL;
-    count_outputs(graph, uses);
-    mtbal_graph_walk(graph, count_node, uses);
-    for (size_t i = 0; i < n; i++)
-        total += (size_t)uses->nnodes[i];
-    mtbal_node **pool = mtbal_arena_array(arena, total, sizeof *pool);
-    if (!pool)
-        return NULL;
-    for (size_t i = 0; i < n; i++) {
-        uses->node[i] = pool;
-        pool += uses->nnodes[i];
-        uses->nnodes[i] = 0;
-    }
-    mtbal_graph_walk(graph, enter_node, uses);
-    return uses;
-}
-
-typedef struct swap {
-    mtbal_value *from, *to;
-} swap;
-
-static void replace_outputs(mtbal_graph *graph, const swap *s)
-{
-    for (int i = 0; i < graph->noutputs; i++)
-        if (graph->outputs[i] == s->from)
-            graph->outputs[i] = s->to;
-}
-
-static mtbal_status replace_in_node(mtbal_node *node, void *context)
-{
-    const swap *s = context;
-    for (int i = 0; i < node->nin; i++)
-        if (node->in[i] == s->from)
-            node->in[i] = s->to;
-    for (mtbal_attr *a = node->attrs; a; a = a->next)
-        if (a->kind == MTBAL_ATTR_GRAPH && a->g)
-            replace_outputs(a->g, s);
-    return MTBAL_OK;
-}
-
-mtbal_status mtbal_replace(mtbal_graph *graph, mtbal_value *from, mtbal_value *to)
-{
-    swap s = {from, to};
-    bool was_output = from->is_output;
-    replace_outputs(graph, &s);
-    mtbal_graph_walk(graph, replace_in_node, &s);
-    if (was_output) {
-        const char *name = from->name;
-        from->name = to->name;
-        to->name = name;
-        from->is_output = false;
-        to->is_output = true;
-    }
-    return MTBAL_OK;
 }

@@ -349,6 +349,9 @@ void mtbal_node_move(mtbal_node *node, mtbal_node *before);
 bool mtbal_node_is(const mtbal_node *node, const char *op); /* of the default domain */
 mtbal_status mtbal_node_set_op(mtbal_node *node, const char *domain,
                                const char *op); /* keeps opcode right */
+/* "node NAME (Op)" for messages, in `text`, which it returns; a node without a name goes by its
+ * first output's. */
+const char *mtbal_node_label(const mtbal_node *node, char text[256]);
 
 mtbal_attr *mtbal_attr_find(const mtbal_node *node, const char *name);
 int64_t mtbal_attr_i(const mtbal_node *node, const char *name, int64_t otherwise);
@@ -362,6 +365,7 @@ mtbal_status mtbal_set_s(mtbal_node *node, const char *name, const char *value);
 mtbal_status mtbal_set_ints(mtbal_node *node, const char *name, int n, const int64_t *values);
 mtbal_status mtbal_set_tensor(mtbal_node *node, const char *name, mtbal_tensor *tensor);
 mtbal_status mtbal_set_graph(mtbal_node *node, const char *name, mtbal_graph *graph);
+/* Those that `to` does not have. A subgraph is shared: use it where `from` is removed afterwards. */
 mtbal_status mtbal_copy_attrs(mtbal_node *to, const mtbal_node *from);
 void mtbal_attr_remove(mtbal_node *node, const char *name);
 
@@ -379,8 +383,10 @@ typedef struct mtbal_uses {
 } mtbal_uses;
 mtbal_uses *mtbal_uses_new(mtbal_model *model, mtbal_graph *graph, mtbal_arena *arena);
 
-/* Replaces `from` by `to` in all node inputs and graph outputs of `graph` and its subgraphs. A
- * graph output keeps its name: the names of the two values are swapped then. */
+/* Replaces `from` by `to` in all node inputs and graph outputs of `graph` and its subgraphs, `to`'s
+ * own definition included. A graph output keeps its name: the names of the two values are swapped
+ * then; where `to` cannot take it (an input, an initializer, itself an output, of an outer graph) an
+ * Identity node at the end does. Linear in the graph. */
 mtbal_status mtbal_replace(mtbal_graph *graph, mtbal_value *from, mtbal_value *to);
 
 /* A copy of `graph`'s nodes into `into`, before `before`. map is a table by value id (size

@@ -1,5 +1,5 @@
 /* graph/memory.c: the allocation hook, arenas, interned names. */
-#include "graph/graph.h"
+#include "graph/internal.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -68,6 +68,7 @@ typedef struct name_table {
 struct mtbal_arena {
     block *blocks; /* the first has room */
     size_t total;
+    bool failed;
     name_table names;
 };
 
@@ -118,8 +119,10 @@ static void *take(mtbal_arena *arena, size_t size)
     block *b = arena->blocks;
     if (!b || b->size - b->used < size)
         b = new_block(arena, size);
-    if (!b)
+    if (!b) {
+        arena->failed = true;
         return NULL;
+    }
     void *p = b->bytes + b->used;
     b->used += size;
     return p;
@@ -156,6 +159,11 @@ char *mtbal_arena_printf(mtbal_arena *arena, const char *format, ...)
         va_end(args);
     }
     return text;
+}
+
+bool graph_arena_failed(const mtbal_arena *arena)
+{
+    return arena->failed;
 }
 
 size_t mtbal_arena_bytes(const mtbal_arena *arena)
@@ -205,8 +213,10 @@ static bool grow_names(name_table *t)
 const char *mtbal_intern_n(mtbal_arena *arena, const char *text, size_t length)
 {
     name_table *t = &arena->names;
-    if (2 * t->count >= t->capacity && !grow_names(t))
+    if (2 * t->count >= t->capacity && !grow_names(t)) {
+        arena->failed = true;
         return NULL;
+    }
     uint64_t hash = hash_of(text, length);
     name *slot = find_slot(t, text, length, hash);
     if (!slot->text) {

@@ -2,6 +2,7 @@
 #include "graph/graph.h"
 
 #include <string.h>
+#include <threads.h>
 
 #define OP(id, name, domain, shape, gradient, kernel) mtbal_shape_fn mtbal_shape_##shape;
 #include "graph/ops.def"
@@ -14,22 +15,37 @@ const mtbal_op mtbal_ops[MTBAL_NOPS] = {
 #undef OP
 };
 
-/* A function of ours has one row for all variants of its body: the name counts up to the first
- * underscore. */
-static bool same_name(const char *row, const char *name, bool ours)
+enum { SLOTS = 1024 };
+_Static_assert(2 * MTBAL_NOPS <= SLOTS, "the index of the op list is at most half full");
+
+static int16_t slots[SLOTS]; /* row + 1; 0: free */
+static once_flag indexed = ONCE_FLAG_INIT;
+
+/* The slot of the op, or the free one where it belongs. */
+static int16_t *slot_of(const char *domain, const char *name)
 {
-    size_t n = ours ? strcspn(name, "_") : strlen(name);
-    return !strncmp(row, name, n) && !row[n];
+    uint32_t h = 2166136261u; /* FNV-1a (Fowler, Noll, Vo) */
+    for (const char *p = name; *p; p++)
+        h = (h ^ (unsigned char)*p) * 16777619u;
+    for (h ^= h >> 16;; h++) {
+        int16_t *slot = &slots[h % SLOTS];
+        if (!*slot || (!strcmp(mtbal_ops[*slot - 1].name, name) &&
+                       !strcmp(mtbal_ops[*slot - 1].domain, domain)))
+            return slot;
+    }
 }
 
-/* A linear search over a few hundred rows, most of which differ in the first letter; called once a
- * node. */
+static void make_index(void)
+{
+    for (int i = 0; i < MTBAL_NOPS; i++) {
+        int16_t *slot = slot_of(mtbal_ops[i].domain, mtbal_ops[i].name);
+        if (!*slot)
+            *slot = (int16_t)(i + 1);
+    }
+}
+
 int mtbal_opcode(const char *domain, const char *name)
 {
-    bool ours = !strcmp(domain, "mtbal");
-    for (int i = 0; i < MTBAL_NOPS; i++)
-        if (mtbal_ops[i].name[0] == name[0] && same_name(mtbal_ops[i].name, name, ours) &&
-            !strcmp(mtbal_ops[i].domain, domain))
-            return i;
-    return -1;
+    call_once(&indexed, make_index);
+    return *slot_of(domain, name) - 1;
 }
