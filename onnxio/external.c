@@ -243,7 +243,7 @@ static mtbal_status parse_number(const Onnx__TensorProto *t, const char *key, co
 {
     int64_t v = 0;
     const char *p = text;
-    for (; *p >= '0' && *p <= '9' && v <= (INT64_MAX - 9) / 10; p++)
+    for (; *p >= '0' && *p <= '9' && v <= (INT64_MAX - (*p - '0')) / 10; p++)
         v = 10 * v + (*p - '0');
     if (p == text || *p)
         return mtbal_fail(diag, MTBAL_INVALID, t->name, NULL,

@@ -261,7 +261,7 @@ static mtbal_status read_data(reader *r, const header *h, mtbal_array *a)
 static mtbal_status read_array(reader *r, mtbal_array *a)
 {
     header h = {.p = NULL};
-    uint64_t consumed;
+    uint64_t consumed = 0;
     MTBAL_TRY(read_header(r, &h, &consumed));
     *a = (mtbal_array){.name = r->name, .dtype = h.dtype, .rank = h.rank, .count = 1};
     a->dims = mtbal_arena_copy(r->arena, h.dims, (size_t)h.rank * sizeof *h.dims);
