@@ -26,10 +26,11 @@ mtbal_status mtbal_output_as(mtbal_context *c, mtbal_value *value, const char *n
 bool mtbal_weights_guarded(const mtbal_context *c);
 
 mtbal_pass_fn mtbal_pass_inline, mtbal_pass_upgrade, mtbal_pass_verify, mtbal_pass_hoist,
-    mtbal_pass_types, mtbal_pass_losses, mtbal_pass_unroll, mtbal_pass_tasks, mtbal_pass_params,
-    mtbal_pass_scope, mtbal_pass_diagnose, mtbal_pass_weights, mtbal_pass_backward,
-    mtbal_pass_measure, mtbal_pass_optimizer, mtbal_pass_states, mtbal_pass_outputs,
-    mtbal_pass_fold, mtbal_pass_merge, mtbal_pass_dead, mtbal_pass_metadata, mtbal_pass_finish;
+    mtbal_pass_types, mtbal_pass_losses, mtbal_pass_unroll, mtbal_pass_untie, mtbal_pass_tasks,
+    mtbal_pass_params, mtbal_pass_scope, mtbal_pass_diagnose, mtbal_pass_weights,
+    mtbal_pass_backward, mtbal_pass_measure, mtbal_pass_optimizer, mtbal_pass_states,
+    mtbal_pass_outputs, mtbal_pass_fold, mtbal_pass_merge, mtbal_pass_dead, mtbal_pass_metadata,
+    mtbal_pass_finish;
 
 /* balance/: weights of all tasks, written into c->weights. One row per method in balance/table.c.
  */
