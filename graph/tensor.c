@@ -209,10 +209,35 @@ int64_t mtbal_tensor_i64(const mtbal_tensor *t, int64_t i)
     }
 }
 
+/* To float, towards zero, with the last bit set when something was lost ("round to odd"): rounding
+ * the result once more, to a shorter format, then gives what rounding x at once gives (Boldo and
+ * Melquiond, Emulation of FMA and correctly rounded sums, 2008). */
+static float to_odd(double x)
+{
+    float f = (float)x;
+    uint32_t bits;
+    if ((double)f == x || x != x)
+        return f;
+    memcpy(&bits, &f, sizeof bits);
+    bits -= fabs((double)f) > fabs(x);
+    bits |= 1;
+    memcpy(&f, &bits, sizeof bits);
+    return f;
+}
+
+/* The bits of an integer element; 0 for what fits no 64 bits. */
+static uint64_t to_whole(double x)
+{
+    if (x >= 0x1p63)
+        return x < 0x1p64 ? (uint64_t)x : 0;
+    return x >= -0x1p63 ? (uint64_t)(int64_t)x : 0;
+}
+
 void mtbal_tensor_set_f64(mtbal_tensor *t, int64_t i, double x)
 {
     void *data = mtbal_tensor_bytes(t);
-    int64_t whole = x >= -0x1p63 && x < 0x1p63 ? (int64_t)x : 0;
+    size_t size = mtbal_dtype_size(t->dtype);
+    uint64_t whole = to_whole(x);
     switch (t->dtype) {
     case MTBAL_FLOAT:
         ((float *)data)[i] = (float)x;
@@ -221,16 +246,16 @@ void mtbal_tensor_set_f64(mtbal_tensor *t, int64_t i, double x)
         ((double *)data)[i] = x;
         break;
     case MTBAL_FLOAT16:
-        ((uint16_t *)data)[i] = mtbal_float_to_half((float)x);
+        ((uint16_t *)data)[i] = mtbal_float_to_half(to_odd(x));
         break;
     case MTBAL_BFLOAT16:
-        ((uint16_t *)data)[i] = float_to_bfloat((float)x);
+        ((uint16_t *)data)[i] = float_to_bfloat(to_odd(x));
         break;
     case MTBAL_BOOL:
         ((uint8_t *)data)[i] = x != 0;
         break;
     default: /* integers, little-endian: the low bytes */
-        memcpy((char *)data + (size_t)i * mtbal_dtype_size(t->dtype), &whole,
-               mtbal_dtype_size(t->dtype) <= sizeof whole ? mtbal_dtype_size(t->dtype) : 0);
+        if (size <= sizeof whole)
+            memcpy((char *)data + (size_t)i * size, &whole, size);
     }
 }
