@@ -30,7 +30,7 @@ static const char batch_norm_grad[] =
     "  cc = Mul (c, c)\n"
     "  scc = ReduceSum <keepdims = 1> (cc, axes)\n"
     "  var = Div (scc, n)\n"
-    "  e0 = Constant <value_float = @epsilon> ()\n"
+    "  e0 = Constant <value_float: float = @epsilon> ()\n"
     "  e = CastLike (e0, X)\n"
     "  ve = Add (var, e)\n"
     "  sd = Sqrt (ve)\n"
@@ -117,7 +117,7 @@ static const char layer_norm_grad[] = "LayerNormGrad <axis: int = -1, epsilon: f
                                       "  cc = Mul (c, c)\n"
                                       "  scc = ReduceSum <keepdims = 1> (cc, axes)\n"
                                       "  var = Div (scc, n)\n"
-                                      "  e0 = Constant <value_float = @epsilon> ()\n"
+                                      "  e0 = Constant <value_float: float = @epsilon> ()\n"
                                       "  e = CastLike (e0, X)\n"
                                       "  ve = Add (var, e)\n"
                                       "  sd = Sqrt (ve)\n"
@@ -232,7 +232,7 @@ static void class_loss_text(bool cross_entropy, const char *reduction, bool weig
         name, weighted ? ", weights" : "");
     if (ignores)
         n += (size_t)snprintf(text + n, size - n,
-                              "  ignored = Constant <value_int = @ignore_index> ()\n"
+                              "  ignored = Constant <value_int: int = @ignore_index> ()\n"
                               "  drop = Equal (l, ignored)\n"
                               "  zeroi = Constant <value = int64 {0}> ()\n"
                               "  at = Where (drop, zeroi, l)\n");
