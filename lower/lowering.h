@@ -45,7 +45,7 @@ typedef struct place {
     bool counted_turned;  /* ... transposed */
     int nitems;   /* of a sequence whose length is known: */
     mtbal_value **items;
-    bool is_list;
+    bool is_list, is_optional;
 } place;
 
 typedef struct lower_state {

@@ -1,0 +1,324 @@
+/* tests/conformance/conformance.c: runs ONNX backend tests through our reader, lowering and runtime.
+ *
+ *     conformance [-v] FOLDER...
+ *
+ * A folder is one test (it holds model.onnx and test_data_set_N/), or holds tests. Judged as ONNX's
+ * own runner does: rtol 1e-3, atol 1e-7, NaN equals NaN, type and shape exact; random outputs by
+ * type and shape. Prints one line for each test that does not pass, and the counts. Each test runs
+ * in a process of its own, so that a crash is one failed test. */
+#include "lower/lower.h"
+#include "onnxio/onnxio.h"
+
+#include <dirent.h>
+#include <math.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { PASSED = 0, FAILED = 10, UNSUPPORTED = 11, MAX_PORTS = 64 };
+
+typedef struct counts {
+    int passed, failed, unsupported;
+    bool verbose;
+} counts;
+
+/* One test data set: what is fed and what is expected. */
+typedef struct data_set {
+    const char *folder;
+    int ninputs, noutputs;
+    mtbal_value *values[MAX_PORTS]; /* the graph's inputs */
+    mtbal_tensor *inputs[MAX_PORTS], *outputs[MAX_PORTS];
+    char why[400];
+} data_set;
+
+static bool exists(const char *path)
+{
+    struct stat s;
+    return stat(path, &s) == 0;
+}
+
+static int read_tensors(mtbal_model *model, data_set *d, const char *what, mtbal_tensor **list,
+                        int count)
+{
+    for (int i = 0; i < count; i++) {
+        char path[1200];
+        const char *name;
+        mtbal_diag diag = {0};
+        snprintf(path, sizeof path, "%s/%s_%d.pb", d->folder, what, i);
+        if (!exists(path)) { /* an optional that is left out */
+            list[i] = NULL;
+            continue;
+        }
+        if (mtbal_onnx_read_tensor(model, path, &list[i], &name, &diag) != MTBAL_OK) {
+            snprintf(d->why, sizeof d->why, "%s_%d.pb: %.300s", what, i, diag.what);
+            return UNSUPPORTED;
+        }
+        if (list[i]->dtype == MTBAL_STRING) {
+            snprintf(d->why, sizeof d->why, "%s_%d.pb holds strings", what, i);
+            return UNSUPPORTED;
+        }
+    }
+    return PASSED;
+}
+
+static bool is_random(const mtbal_model *model, const char *folder)
+{
+    static const char *const ops[] = {"Bernoulli", "RandomNormal", "RandomNormalLike",
+                                      "RandomUniform", "RandomUniformLike", "Multinomial"};
+    for (const mtbal_node *n = model->graph->first; n; n = n->next)
+        for (size_t i = 0; i < sizeof ops / sizeof *ops; i++)
+            if (mtbal_node_is(n, ops[i]))
+                return true;
+    return strstr(folder, "training_dropout") && !strstr(folder, "zero_ratio");
+}
+
+static int compare(data_set *d, int index, const rt_tensor *found, bool random)
+{
+    const mtbal_tensor *want = d->outputs[index];
+    mtbal_tensor have = {.dtype = (mtbal_dtype)found->dtype, .data = found->data};
+    if ((int)want->dtype != found->dtype || want->rank != found->rank) {
+        snprintf(d->why, sizeof d->why, "output %d is %s of rank %d, wanted %s of rank %d", index,
+                 mtbal_dtype_name(have.dtype), found->rank, mtbal_dtype_name(want->dtype),
+                 want->rank);
+        return FAILED;
+    }
+    for (int k = 0; k < want->rank; k++)
+        if (want->dims[k] != found->dims[k]) {
+            snprintf(d->why, sizeof d->why, "output %d has %lld along axis %d, wanted %lld", index,
+                     (long long)found->dims[k], k, (long long)want->dims[k]);
+            return FAILED;
+        }
+    for (int64_t i = 0; i < want->count && !random; i++) {
+        double x = mtbal_tensor_f64(&have, i), y = mtbal_tensor_f64(want, i);
+        bool same = x == y || (isnan(x) && isnan(y)) || fabs(x - y) <= 1e-7 + 1e-3 * fabs(y);
+        if (!same) {
+            snprintf(d->why, sizeof d->why, "output %d: element %lld is %.9g, wanted %.9g", index,
+                     (long long)i, x, y);
+            return FAILED;
+        }
+    }
+    return PASSED;
+}
+
+static int feed(data_set *d, mtbal_instance *instance)
+{
+    for (int i = 0; i < d->ninputs; i++) {
+        rt_tensor *to = mtbal_instance_input(instance, d->values[i]->name);
+        if (!to || !d->inputs[i])
+            continue;
+        if ((int)d->inputs[i]->dtype != to->dtype || d->inputs[i]->count != rt_count(to)) {
+            snprintf(d->why, sizeof d->why, "input %d does not fit the model", i);
+            return FAILED;
+        }
+        if (d->inputs[i]->bytes)
+            memcpy(to->data, d->inputs[i]->data, d->inputs[i]->bytes);
+    }
+    return PASSED;
+}
+
+static int run_lowered(data_set *d, const mtbal_plan *plan, bool random)
+{
+    mtbal_diag diag = {0};
+    mtbal_instance *instance;
+    if (mtbal_instance_new(plan, 1, &instance, &diag) != MTBAL_OK) {
+        snprintf(d->why, sizeof d->why, "%.300s", diag.what);
+        return FAILED;
+    }
+    int result = feed(d, instance);
+    mtbal_instance_run(instance, 1);
+    const mtbal_port *in, *out, *states;
+    int nin, nout, nstates;
+    mtbal_plan_ports(plan, &in, &nin, &out, &nout, &states, &nstates);
+    for (int i = 0; i < d->noutputs && result == PASSED; i++)
+        if (d->outputs[i])
+            result = compare(d, i, mtbal_instance_output(instance, out[i].name), random);
+    mtbal_instance_free(instance);
+    return result;
+}
+
+/* Small integer inputs often decide shapes (the shape of a Reshape, the axes of a reduction): a plan
+ * has fixed shapes, so such an input is made a constant when nothing else works. */
+static bool freeze_integers(mtbal_model *model, const data_set *d)
+{
+    bool any = false;
+    for (int i = 0; i < d->ninputs; i++) {
+        mtbal_value *v = d->values[i];
+        mtbal_tensor *t = d->inputs[i];
+        if (!t || v->is_initializer || mtbal_dtype_is_float(t->dtype) || t->count > 64 ||
+            t->rank > 1)
+            continue;
+        mtbal_remove_input(model->graph, v);
+        if (mtbal_add_initializer(model->graph, v, t) != MTBAL_OK)
+            return false;
+        any = true;
+    }
+    return any;
+}
+
+static int lower_and_run(data_set *d, mtbal_model *model, const char *path, bool freeze)
+{
+    mtbal_diag diag = {0};
+    mtbal_plan *plan = NULL;
+    mtbal_bind binds[MAX_PORTS];
+    mtbal_lower_options options = {.binds = binds, .noutputs = -1};
+    d->ninputs = model->graph->ninputs;
+    d->noutputs = model->graph->noutputs;
+    if (d->ninputs > MAX_PORTS || d->noutputs > MAX_PORTS)
+        return UNSUPPORTED;
+    for (int i = 0; i < d->ninputs; i++)
+        d->values[i] = model->graph->inputs[i];
+    int result = read_tensors(model, d, "input", d->inputs, d->ninputs);
+    if (result == PASSED)
+        result = read_tensors(model, d, "output", d->outputs, d->noutputs);
+    if (result != PASSED || (freeze && !freeze_integers(model, d)))
+        return result != PASSED ? result : UNSUPPORTED;
+    for (int i = 0; i < d->ninputs; i++) {
+        const mtbal_tensor *t = d->inputs[i];
+        if (!t || t->rank > RT_MAX_RANK || !d->values[i]->is_input)
+            continue;
+        mtbal_bind *bind = &binds[options.nbinds++];
+        *bind = (mtbal_bind){.name = d->values[i]->name, .rank = t->rank};
+        memcpy(bind->dims, t->dims, (size_t)t->rank * sizeof *t->dims);
+    }
+    bool random = is_random(model, path);
+    if (mtbal_lower(model, &options, &plan, &diag) != MTBAL_OK) {
+        snprintf(d->why, sizeof d->why, "%.380s", diag.what);
+        return diag.status == MTBAL_UNSUPPORTED ? UNSUPPORTED : FAILED;
+    }
+    result = run_lowered(d, plan, random);
+    mtbal_plan_free(plan);
+    return result;
+}
+
+static int read_and_run(data_set *d, const char *path, bool freeze)
+{
+    mtbal_diag diag = {0};
+    mtbal_model *model = NULL;
+    d->why[0] = 0;
+    if (mtbal_onnx_read(path, &model, &diag) != MTBAL_OK) {
+        snprintf(d->why, sizeof d->why, "%.380s", diag.what);
+        return diag.status == MTBAL_UNSUPPORTED ? UNSUPPORTED : FAILED;
+    }
+    int result = lower_and_run(d, model, path, freeze);
+    mtbal_model_free(model);
+    return result;
+}
+
+/* ------------------------------------------------------------------ one test, and folders of them
+ */
+
+static int run_test(const char *folder, char *why, size_t size)
+{
+    int result = UNSUPPORTED;
+    char model[1100], sets[1100];
+    snprintf(model, sizeof model, "%s/model.onnx", folder);
+    for (int k = 0;; k++) {
+        data_set d = {.folder = sets};
+        snprintf(sets, sizeof sets, "%s/test_data_set_%d", folder, k);
+        if (!exists(sets))
+            break;
+        result = read_and_run(&d, model, false);
+        if (result == UNSUPPORTED || result == FAILED) {
+            data_set again = {.folder = sets};
+            char first[sizeof d.why];
+            memcpy(first, d.why, sizeof first);
+            int second = read_and_run(&again, model, true);
+            if (second == PASSED)
+                result = PASSED;
+        }
+        if (result != PASSED) {
+            snprintf(why, size, "%s", d.why);
+            return result;
+        }
+    }
+    return result;
+}
+
+static void report(counts *c, const char *name, int result, char *why)
+{
+    for (char *p = why; *p; p++)
+        *p = *p == '\n' ? ' ' : *p;
+    c->passed += result == PASSED;
+    c->unsupported += result == UNSUPPORTED;
+    c->failed += result != PASSED && result != UNSUPPORTED;
+    if (result != PASSED || c->verbose)
+        printf("%-12s %s%s%s\n",
+               result == PASSED        ? "passed"
+               : result == UNSUPPORTED ? "unsupported"
+                                       : "FAILED",
+               name, *why ? ": " : "", why);
+}
+
+static void run_apart(counts *c, const char *folder)
+{
+    int ends[2];
+    char why[500] = "";
+    const char *slash = strrchr(folder, '/');
+    fflush(stdout);
+    if (pipe(ends) != 0)
+        exit(1);
+    pid_t child = fork();
+    if (child == 0) {
+        alarm(60);
+        int result = run_test(folder, why, sizeof why);
+        if (write(ends[1], why, strlen(why)) < 0)
+            result = FAILED;
+        _exit(result);
+    }
+    close(ends[1]);
+    size_t used = 0;
+    for (ssize_t n; used < sizeof why - 1 &&
+                    (n = read(ends[0], why + used, sizeof why - 1 - used)) > 0;)
+        used += (size_t)n;
+    close(ends[0]);
+    int status = 0;
+    waitpid(child, &status, 0);
+    int result = WIFEXITED(status) ? WEXITSTATUS(status) : FAILED;
+    if (!WIFEXITED(status))
+        snprintf(why, sizeof why, "ended by signal %d", WTERMSIG(status));
+    report(c, slash ? slash + 1 : folder, result, why);
+}
+
+static int by_name(const struct dirent **a, const struct dirent **b)
+{
+    return strcmp((*a)->d_name, (*b)->d_name);
+}
+
+static void run_folder(counts *c, const char *folder)
+{
+    char path[1100];
+    struct dirent **list;
+    snprintf(path, sizeof path, "%s/model.onnx", folder);
+    if (exists(path)) {
+        run_apart(c, folder);
+        return;
+    }
+    int n = scandir(folder, &list, NULL, by_name);
+    for (int i = 0; i < n; i++) {
+        snprintf(path, sizeof path, "%s/%s/model.onnx", folder, list[i]->d_name);
+        if (list[i]->d_name[0] != '.' && exists(path)) {
+            snprintf(path, sizeof path, "%s/%s", folder, list[i]->d_name);
+            run_apart(c, path);
+        }
+        free(list[i]);
+    }
+    if (n >= 0)
+        free(list);
+}
+
+int main(int argc, char **argv)
+{
+    counts c = {0};
+    for (int i = 1; i < argc; i++) {
+        if (!strcmp(argv[i], "-v"))
+            c.verbose = true;
+        else
+            run_folder(&c, argv[i]);
+    }
+    printf("%d passed, %d failed, %d unsupported of %d\n", c.passed, c.failed, c.unsupported,
+           c.passed + c.failed + c.unsupported);
+    return c.failed != 0;
+}
