@@ -66,7 +66,8 @@ int mtbal_exit_code(mtbal_status status);
  * interned names */
 
 /* Every allocation of graph, onnxio, passes, lower and cli goes through these three. The hook, when
- * set, is asked before each; false makes that one fail. Tests use it to fail the n-th. */
+ * set, is asked before each, and before each piece of an arena; false makes that one fail. Tests use
+ * it to fail the n-th. */
 void *mtbal_malloc(size_t size);
 void *mtbal_realloc(void *old, size_t size);
 void mtbal_free(void *p);

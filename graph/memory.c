@@ -110,14 +110,16 @@ static block *new_block(mtbal_arena *arena, size_t least)
     return b;
 }
 
-/* Not zeroed. */
+/* Not zeroed. The hook is asked for every piece, not only for a new block: so a test can fail each.
+ */
 static void *take(mtbal_arena *arena, size_t size)
 {
-    if (size > SIZE_MAX - ALIGN)
-        return NULL;
+    bool possible = size <= SIZE_MAX - ALIGN && (!hook || hook(hook_context, size));
     size = (size + ALIGN - 1) / ALIGN * ALIGN;
     block *b = arena->blocks;
-    if (!b || b->size - b->used < size)
+    if (!possible)
+        b = NULL;
+    else if (!b || b->size - b->used < size)
         b = new_block(arena, size);
     if (!b) {
         arena->failed = true;
