@@ -17,6 +17,17 @@ static const struct {
     [MTBAL_UINT32] = {"uint32", 4},       [MTBAL_UINT64] = {"uint64", 8},
     [MTBAL_COMPLEX64] = {"complex64", 8}, [MTBAL_COMPLEX128] = {"complex128", 16},
     [MTBAL_BFLOAT16] = {"bfloat16", 2},
+    /* known by name only: ONNX's numbers 17 to 26 */
+    {"float8e4m3fn", 0},
+    {"float8e4m3fnuz", 0},
+    {"float8e5m2", 0},
+    {"float8e5m2fnuz", 0},
+    {"uint4", 0},
+    {"int4", 0},
+    {"float4e2m1", 0},
+    {"float8e8m0", 0},
+    {"uint2", 0},
+    {"int2", 0},
 };
 enum { NDTYPES = sizeof dtypes / sizeof *dtypes };
 
