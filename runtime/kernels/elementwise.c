@@ -68,8 +68,8 @@ static double celu(double x, double alpha)
         }                                                                                          \
     }
 
-#define F32(f) f##f
-#define F64(f) f
+#define F32(fn) fn##f
+#define F64(fn) fn
 #define U(op, value)                                                                               \
     case op:                                                                                       \
         for (int64_t i = first; i < last; i++) {                                                   \
