@@ -4,6 +4,7 @@
 #include "onnxio/proto.h"
 
 #include <string.h>
+#include <sys/mman.h>
 
 /* The names that one graph defines, by interned name; outer: the graph around it. */
 typedef struct scope {
@@ -658,11 +659,15 @@ mtbal_status mtbal_onnx_read(const char *path, mtbal_model **model, mtbal_diag *
     *model = NULL;
     MTBAL_TRY(mtbal_file_map(path, &file, diag));
     mtbal_status status = mtbal_onnx_read_bytes(file.data, file.size, path, model, diag);
-    if (status == MTBAL_OK)
-        ((mtbal_origin *)(*model)->origin)->file = file;
-    else
+    if (status != MTBAL_OK) {
         mtbal_file_unmap(&file);
-    return status;
+        return status;
+    }
+    /* Everything was copied out: its pages need not stay. */
+    if (file.data)
+        madvise((void *)(uintptr_t)file.data, file.size, MADV_DONTNEED);
+    ((mtbal_origin *)(*model)->origin)->file = file;
+    return MTBAL_OK;
 }
 
 mtbal_status mtbal_onnx_read_tensor(mtbal_model *model, const char *path, mtbal_tensor **result,

@@ -144,7 +144,8 @@ START_TEST(ranges_copied)
 {
     mtbal_model *model = must_read(externals[_i]);
     must_write(model, files_path("far.onnx"));
-    ck_assert_int_gt(size_of(files_path("far.onnx.data")), 30000);
+    /* 10 tensors: those of a page and more on a page of their own, the others at 64 bytes */
+    ck_assert_int_eq(size_of(files_path("far.onnx.data")), 38216);
     mtbal_model *far = must_read(files_path("far.onnx"));
     same_weights(far, model);
     unsigned char *before, *after;

@@ -353,6 +353,20 @@ START_TEST(flipped_deflated)
 }
 END_TEST
 
+START_TEST(wrong_element)
+{
+    size_t size, at = 0;
+    mtbal_diag diag;
+    unsigned char *bytes = files_read(DATA "headers.npz", &size);
+    while (memcmp(bytes + at, "\4\0\0\0\5\0\0\0", 8) != 0)
+        at++;
+    bytes[at] = 9;
+    ck_assert_int_eq(try_bytes(bytes, size, &diag), MTBAL_INVALID);
+    ck_assert_ptr_nonnull(strstr(diag.what, "checksum of the entry v1.npy"));
+    free(bytes);
+}
+END_TEST
+
 static void refused_header(const char *dict, const char *why)
 {
     wire w = {NULL, 0, 0};
@@ -446,6 +460,7 @@ int main(void)
     tcase_add_test(tc, truncated_everywhere);
     tcase_add_test(tc, flipped_stored);
     tcase_add_test(tc, flipped_deflated);
+    tcase_add_test(tc, wrong_element);
     tcase_add_test(tc, bad_headers);
     tcase_add_test(tc, impossible_ratio);
     tcase_add_test(tc, no_such_file);

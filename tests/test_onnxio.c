@@ -4,10 +4,13 @@
 
 #include <check.h>
 #include <dirent.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 #define MODELS   "tests/data/models/"
 #define FIXTURES MODELS "fixtures/"
@@ -650,6 +653,41 @@ START_TEST(failed_write)
 }
 END_TEST
 
+/* The same in the middle of a file that exists already. */
+START_TEST(failed_overwrite)
+{
+    mtbal_diag diag = {0};
+    mtbal_model *model = must_read(FIXTURES "metadata.onnx");
+    must_write(model, files_path("kept.onnx"));
+    model->doc = "changed";
+    int before = files_count();
+    signal(SIGXFSZ, SIG_IGN);
+    struct rlimit limit = {20000, RLIM_INFINITY};
+    ck_assert_int_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    ck_assert_int_eq(mtbal_onnx_write(model, files_path("kept.onnx"), &diag), MTBAL_IO);
+    ck_assert_ptr_nonnull(strstr(diag.what, "large"));
+    ck_assert(files_equal(FIXTURES "metadata.onnx", files_path("kept.onnx")));
+    ck_assert_int_eq(files_count(), before);
+    mtbal_model_free(model);
+}
+END_TEST
+
+/* A link stays a link: what it points to is replaced. The old file's mode is kept. */
+START_TEST(links_and_modes)
+{
+    struct stat st;
+    mtbal_model *model = must_read(FIXTURES "tied.onnx");
+    files_write(files_path("target.onnx"), "old", 3);
+    ck_assert_int_eq(chmod(files_path("target.onnx"), 0640), 0);
+    ck_assert_int_eq(symlink("target.onnx", files_path("link.onnx")), 0);
+    must_write(model, files_path("link.onnx"));
+    ck_assert(lstat(files_path("link.onnx"), &st) == 0 && S_ISLNK(st.st_mode));
+    ck_assert(files_equal(FIXTURES "tied.onnx", files_path("target.onnx")));
+    ck_assert(stat(files_path("target.onnx"), &st) == 0 && (st.st_mode & 0777) == 0640);
+    mtbal_model_free(model);
+}
+END_TEST
+
 static mtbal_status read_change_write(void *context)
 {
     mtbal_model *model;
@@ -697,6 +735,8 @@ int main(void)
     tcase_add_test(tc, made_here);
     tcase_add_test(tc, linear_time);
     tcase_add_test(tc, failed_write);
+    tcase_add_test(tc, failed_overwrite);
+    tcase_add_test(tc, links_and_modes);
     tcase_add_loop_test(tc, out_of_memory, 0, 4);
     suite_add_tcase(suite, tc);
     SRunner *runner = srunner_create(suite);
