@@ -66,8 +66,8 @@ int mtbal_exit_code(mtbal_status status);
  * interned names */
 
 /* Every allocation of graph, onnxio, passes, lower and cli goes through these three. The hook, when
- * set, is asked before each, and before each piece of an arena; false makes that one fail. Tests use
- * it to fail the n-th. */
+ * set, is asked before each, and before each piece of an arena; false makes that one fail. Tests
+ * use it to fail the n-th. */
 void *mtbal_malloc(size_t size);
 void *mtbal_realloc(void *old, size_t size);
 void mtbal_free(void *p);
@@ -185,8 +185,8 @@ void mtbal_tensor_set_f64(mtbal_tensor *tensor, int64_t i, double x);
 float mtbal_half_to_float(uint16_t h);
 uint16_t mtbal_float_to_half(float f);
 
-/* ------------------------------------------------------------------ graph.c: models, graphs,
- * nodes, values */
+/* ------------------------------------------------------------------ graph.c, node.c, attr.c:
+ * models, graphs, nodes, values */
 
 typedef enum mtbal_attr_kind { /* ONNX's numbers (AttributeProto.AttributeType) */
                                MTBAL_ATTR_NONE = 0,
@@ -302,7 +302,6 @@ struct mtbal_model {
     int nproperties;
     mtbal_property *properties; /* metadata_props */
     int nvalues;
-    int nnames;       /* counter of fresh names */
     struct mtbal_used *used; /* names of values, with counters for fresh ones */
     int nused, capacity_used;
     const char *path; /* of the file, for messages; NULL when made here */
@@ -366,9 +365,13 @@ mtbal_status mtbal_set_s(mtbal_node *node, const char *name, const char *value);
 mtbal_status mtbal_set_ints(mtbal_node *node, const char *name, int n, const int64_t *values);
 mtbal_status mtbal_set_tensor(mtbal_node *node, const char *name, mtbal_tensor *tensor);
 mtbal_status mtbal_set_graph(mtbal_node *node, const char *name, mtbal_graph *graph);
-/* Those that `to` does not have. A subgraph is shared: use it where `from` is removed afterwards. */
+/* Those that `to` does not have. A subgraph is shared: use it where `from` is removed afterwards.
+ */
 mtbal_status mtbal_copy_attrs(mtbal_node *to, const mtbal_node *from);
 void mtbal_attr_remove(mtbal_node *node, const char *name);
+
+/* ------------------------------------------------------------------ uses.c, copy.c: a whole graph
+ */
 
 /* Calls visit for every node of the graph, and of the subgraphs in it (outer first). Stops at the
  * first error. */
@@ -386,8 +389,8 @@ mtbal_uses *mtbal_uses_new(mtbal_model *model, mtbal_graph *graph, mtbal_arena *
 
 /* Replaces `from` by `to` in all node inputs and graph outputs of `graph` and its subgraphs, `to`'s
  * own definition included. A graph output keeps its name: the names of the two values are swapped
- * then; where `to` cannot take it (an input, an initializer, itself an output, of an outer graph) an
- * Identity node at the end does. Linear in the graph. */
+ * then; where `to` cannot take it (an input, an initializer, itself an output, of an outer graph)
+ * an Identity node at the end does. Linear in the graph. */
 mtbal_status mtbal_replace(mtbal_graph *graph, mtbal_value *from, mtbal_value *to);
 
 /* A copy of `graph`'s nodes into `into`, before `before`. map is a table by value id (size
