@@ -1,318 +1,350 @@
 /* graph/parse.c: ONNX text -> graph (onnx/docs/Syntax.md): functions and models. Recursive descent
- * over one buffer; the first error sticks. */
-#include "graph/graph.h"
+ * over one buffer. Beyond the syntax: formal attributes of functions may have a type without a
+ * default (<axis: int>), statements may end in a semicolon, operators may be quoted. */
+#include "graph/lex.h"
 
-#include <ctype.h>
-#include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
+enum { MAX_NESTING = 100, MAX_RANK = 64 };
+
+/* Something named in a scope; `hidden`: what the name meant around it (an index, -1: nothing). */
+typedef struct entry {
+    const char *name;
+    mtbal_value *value;
+    int hidden;
+} entry;
+
 typedef struct parser {
-    const char *text, *p;
+    lexer l;
     mtbal_model *model;
-    mtbal_diag *diag;
-    mtbal_status status;
-    const char **names; /* of the present scopes: a stack of pairs */
-    mtbal_value **values;
-    int nnames, capacity;
+    int nesting;
+    bool in_function;
+    entry *scope; /* stack */
+    int nscope, capacity;
+    struct slot {
+        const char *name;
+        int top;    /* index into scope, -1 when out of scope */
+        bool taken; /* named a value of the model's graph or its subgraphs */
+    } * slots;      /* hash table by interned pointer */
+    int nslots, capacity_slots;
 } parser;
-
-enum { MAX_LIST = 4096 };
-
-/* ------------------------------------------------------------------ words */
-
-static void *syntax_error(parser *s, const char *wanted)
-{
-    int line = 1, column = 1;
-    char where[64];
-    if (s->status != MTBAL_OK)
-        return NULL;
-    for (const char *q = s->text; q < s->p; q++, column++)
-        if (*q == '\n') {
-            line++;
-            column = 0;
-        }
-    snprintf(where, sizeof where, "line %d, column %d", line, column);
-    s->status = mtbal_fail(s->diag, MTBAL_INVALID, where, "see ONNX's textual syntax",
-                           "%s is missing before '%.20s'", wanted, s->p);
-    return NULL;
-}
 
 static void *no_memory(parser *s)
 {
-    if (s->status == MTBAL_OK)
-        s->status = mtbal_no_memory(s->diag);
-    return NULL;
+    return lex_no_memory(&s->l);
 }
 
-static void skip(parser *s)
+static bool good(const parser *s)
 {
-    for (;;) {
-        s->p += strspn(s->p, " \t\r\n");
-        if (*s->p != '#')
-            return;
-        s->p += strcspn(s->p, "\n");
+    return s->l.status == MTBAL_OK;
+}
+
+/* In a list: takes the comma before all but the first item; false at the end (`close` taken). */
+static bool next_item(parser *s, int index, const char *close)
+{
+    if (!good(s) || lex_accept(&s->l, close))
+        return false;
+    return index == 0 || lex_expect(&s->l, ",");
+}
+
+/* A list that grows, in memory of its own; freed by its user. */
+typedef struct list {
+    void *items;
+    int count, capacity;
+} list;
+
+static void *append(parser *s, list *l, size_t size)
+{
+    if (l->count == l->capacity) {
+        int capacity = l->capacity ? 2 * l->capacity : 16;
+        void *bigger = mtbal_realloc(l->items, (size_t)capacity * size);
+        if (!bigger)
+            return no_memory(s);
+        l->items = bigger;
+        l->capacity = capacity;
     }
-}
-
-static bool accept(parser *s, const char *word)
-{
-    skip(s);
-    size_t n = strlen(word);
-    if (s->status != MTBAL_OK || strncmp(s->p, word, n))
-        return false;
-    if (isalpha((unsigned char)*word) && (isalnum((unsigned char)s->p[n]) || s->p[n] == '_'))
-        return false;
-    s->p += n;
-    return true;
-}
-
-static bool expect(parser *s, const char *word)
-{
-    char quoted[32];
-    if (accept(s, word))
-        return true;
-    snprintf(quoted, sizeof quoted, "'%s'", word);
-    syntax_error(s, quoted);
-    return false;
-}
-
-static const char *string(parser *s)
-{
-    if (!expect(s, "\""))
-        return NULL;
-    char *buffer =
-        mtbal_arena_alloc(s->model->arena, strlen(s->p) < 65536 ? strcspn(s->p, "\n") + 1 : 65536);
-    size_t n = 0;
-    if (!buffer)
-        return no_memory(s);
-    while (*s->p && *s->p != '"' && *s->p != '\n' && n < 65000) {
-        if (*s->p == '\\' && s->p[1])
-            s->p++;
-        buffer[n++] = *s->p++;
-    }
-    if (*s->p != '"')
-        return syntax_error(s, "the end of a string");
-    s->p++;
-    return mtbal_intern_n(s->model->arena, buffer, n);
-}
-
-/* An identifier, or a quoted name; NULL without error when there is none. */
-static const char *try_name(parser *s)
-{
-    skip(s);
-    if (*s->p == '"')
-        return string(s);
-    if (!isalpha((unsigned char)*s->p) && *s->p != '_')
-        return NULL;
-    size_t n = 0;
-    while (isalnum((unsigned char)s->p[n]) || s->p[n] == '_')
-        n++;
-    const char *name = mtbal_intern_n(s->model->arena, s->p, n);
-    s->p += n;
-    return name ? name : no_memory(s);
-}
-
-static const char *name(parser *s)
-{
-    const char *found = s->status == MTBAL_OK ? try_name(s) : NULL;
-    return found ? found : syntax_error(s, "a name");
-}
-
-typedef struct number {
-    bool is_float;
-    double f;
-    int64_t i;
-} number;
-
-static bool parse_number(parser *s, number *n)
-{
-    static const struct {
-        const char *word;
-        double value;
-    } words[] = {{"inf", HUGE_VALF}, {"nan", 0}};
-    skip(s);
-    bool negative = *s->p == '-';
-    const char *start = s->p + negative;
-    for (size_t i = 0; i < 2; i++)
-        if (!strncmp(start, words[i].word, 3)) {
-            double value = i ? strtod("nan", NULL) : words[i].value;
-            *n = (number){true, negative ? -value : value, 0};
-            s->p = start + 3;
-            return true;
-        }
-    size_t length = strspn(s->p, "+-.0123456789eE");
-    if (!length || !(isdigit((unsigned char)*start) || *start == '.'))
-        return false;
-    n->is_float = strcspn(s->p, ".eE") < length;
-    n->f = strtod(s->p, NULL);
-    n->i = n->is_float ? (int64_t)n->f : strtoll(s->p, NULL, 10);
-    s->p += length;
-    return true;
+    return (char *)l->items + (size_t)l->count++ * size;
 }
 
 /* ------------------------------------------------------------------ scopes */
 
-static void declare(parser *s, const char *text, mtbal_value *value)
+static struct slot *find_slot(struct slot *slots, int capacity, const char *name)
 {
-    if (s->nnames == s->capacity) {
-        int capacity = s->capacity ? 2 * s->capacity : 64;
-        const char **names = mtbal_arena_array(s->model->arena, (size_t)capacity, sizeof *names);
-        mtbal_value **values = mtbal_arena_array(s->model->arena, (size_t)capacity, sizeof *values);
-        if (!names || !values) {
-            no_memory(s);
-            return;
-        }
-        if (s->nnames) {
-            memcpy(names, s->names, (size_t)s->nnames * sizeof *names);
-            memcpy(values, s->values, (size_t)s->nnames * sizeof *values);
-        }
-        s->names = names;
-        s->values = values;
-        s->capacity = capacity;
+    size_t mask = (size_t)capacity - 1;
+    size_t i = (size_t)((uint64_t)((uintptr_t)name >> 4) * 0x9E3779B97F4A7C15u >> 32) & mask;
+    while (slots[i].name && slots[i].name != name)
+        i = (i + 1) & mask;
+    return &slots[i];
+}
+
+static struct slot *slot_of(parser *s, const char *name)
+{
+    if (2 * s->nslots >= s->capacity_slots) {
+        int capacity = s->capacity_slots ? 2 * s->capacity_slots : 128;
+        struct slot *bigger = mtbal_malloc((size_t)capacity * sizeof *bigger);
+        if (!bigger)
+            return no_memory(s);
+        memset(bigger, 0, (size_t)capacity * sizeof *bigger);
+        for (int i = 0; i < s->capacity_slots; i++)
+            if (s->slots[i].name)
+                *find_slot(bigger, capacity, s->slots[i].name) = s->slots[i];
+        mtbal_free(s->slots);
+        s->slots = bigger;
+        s->capacity_slots = capacity;
     }
-    s->names[s->nnames] = text;
-    s->values[s->nnames++] = value;
+    struct slot *slot = find_slot(s->slots, s->capacity_slots, name);
+    if (!slot->name) {
+        *slot = (struct slot){name, -1, false};
+        s->nslots++;
+    }
+    return slot;
 }
 
-static mtbal_value *lookup(const parser *s, const char *text)
+static mtbal_value *lookup(const parser *s, const char *name)
 {
-    for (int i = s->nnames - 1; i >= 0; i--)
-        if (s->names[i] == text)
-            return s->values[i];
-    return NULL;
+    if (!name || !s->capacity_slots)
+        return NULL;
+    const struct slot *slot = find_slot(s->slots, s->capacity_slots, name);
+    return slot->name && slot->top >= 0 ? s->scope[slot->top].value : NULL;
 }
 
-/* Within functions names are local: the value's own name may differ from the text's, its identity
- * does not. */
-static mtbal_value *new_value(parser *s, mtbal_graph *graph, const char *text)
+/* A value of that name in the innermost scope. Within the model's graph and its subgraphs names
+ * are unique: one that is used again there gets a fresh one. */
+static mtbal_value *new_value(parser *s, mtbal_graph *graph, const char *name)
 {
-    mtbal_value *value = text ? mtbal_value_new(graph, text) : NULL;
-    if (!value)
-        return text ? no_memory(s) : NULL;
-    declare(s, value->name, value);
-    return value;
+    struct slot *slot = name ? slot_of(s, name) : NULL;
+    list stack = {s->scope, s->nscope, s->capacity};
+    entry *e = slot ? append(s, &stack, sizeof *e) : NULL;
+    if (!e)
+        return NULL;
+    s->scope = stack.items;
+    s->nscope = stack.count;
+    s->capacity = stack.capacity;
+    *e = (entry){name, NULL, slot->top};
+    slot->top = s->nscope - 1;
+    const char *own =
+        slot->taken && !s->in_function ? mtbal_fresh_name(s->model, name) : slot->name;
+    slot->taken = slot->taken || !s->in_function;
+    e->value = own ? mtbal_value_new(graph, own) : NULL;
+    return e->value ? e->value : no_memory(s);
+}
+
+static void leave_scope(parser *s, int to)
+{
+    while (s->nscope > to) {
+        const entry *e = &s->scope[--s->nscope];
+        find_slot(s->slots, s->capacity_slots, e->name)->top = e->hidden;
+    }
 }
 
 /* ------------------------------------------------------------------ types and tensors */
 
+/* [N, 3, ?, "a b"]; [] is an unknown rank; nothing a scalar. */
 static bool parse_dims(parser *s, mtbal_type *type)
 {
-    mtbal_dim dims[32];
+    mtbal_dim dims[MAX_RANK];
     int rank = 0;
     number n;
-    if (!accept(s, "["))
-        return false;
-    while (s->status == MTBAL_OK && !accept(s, "]")) {
-        if (rank && !expect(s, ","))
-            return false;
-        if (rank == 32)
-            return syntax_error(s, "a rank of at most 32");
-        if (accept(s, "?"))
-            dims[rank++] = (mtbal_dim){-1, NULL};
-        else if (parse_number(s, &n))
-            dims[rank++] = (mtbal_dim){n.i, NULL};
+    type->rank = 0;
+    if (!lex_accept(&s->l, "["))
+        return good(s);
+    for (; next_item(s, rank, "]"); rank++) {
+        if (rank == MAX_RANK)
+            return lex_error(&s->l, "the end of a shape of more than 64 dimensions");
+        if (lex_accept(&s->l, "?"))
+            dims[rank] = (mtbal_dim){-1, NULL};
+        else if (!lex_number(&s->l, &n))
+            dims[rank] = (mtbal_dim){-1, lex_name(&s->l)};
+        else if (n.is_float || n.negative)
+            return lex_error(&s->l, "a size");
         else
-            dims[rank++] = (mtbal_dim){-1, name(s)};
+            dims[rank] = (mtbal_dim){n.i, NULL};
     }
-    type->rank = rank;
+    type->rank = rank ? rank : -1;
     type->dims = mtbal_arena_copy(s->model->arena, dims, (size_t)rank * sizeof *dims);
-    return type->dims || no_memory(s);
+    return type->dims ? good(s) : no_memory(s) != NULL;
 }
 
-/* float[N,3], float[], float (rank 0 in types of values: ONNX text writes scalars as float[] too).
- */
+/* map(...), sparse_tensor(...): known to be something else. */
+static void skip_type(parser *s)
+{
+    int depth = 0;
+    do {
+        char c = lex_peek(&s->l);
+        depth += (c == '(') - (c == ')');
+        if (!c)
+            lex_error(&s->l, "')'");
+        else
+            s->l.p++;
+    } while (depth > 0 && good(s));
+}
+
 static bool try_type(parser *s, mtbal_type *type)
 {
-    const char *before = s->p;
-    skip(s);
-    size_t n = 0;
+    static const struct {
+        const char *word;
+        mtbal_kind kind;
+    } kinds[] = {{"seq", MTBAL_SEQUENCE},
+                 {"optional", MTBAL_OPTIONAL},
+                 {"map", MTBAL_OTHER},
+                 {"sparse_tensor", MTBAL_OTHER},
+                 {"opaque", MTBAL_OTHER}};
     char word[24];
-    while (isalnum((unsigned char)s->p[n]))
-        n++;
-    snprintf(word, sizeof word, "%.*s", (int)n, s->p);
-    *type = (mtbal_type){MTBAL_TENSOR, mtbal_dtype_parse(word), -1, NULL};
-    if (!n || type->dtype == MTBAL_UNDEFINED || s->p[n] == '_') {
-        s->p = before;
+    size_t n = lex_identifier(&s->l);
+    *type = (mtbal_type){MTBAL_TENSOR, MTBAL_UNDEFINED, -1, NULL};
+    if (n == 0 || n >= sizeof word)
         return false;
+    snprintf(word, sizeof word, "%.*s", (int)n, s->l.p);
+    type->dtype = mtbal_dtype_parse(word);
+    if (type->dtype != MTBAL_UNDEFINED) {
+        s->l.p += n;
+        return parse_dims(s, type);
     }
-    s->p += n;
-    if (!parse_dims(s, type) && s->status == MTBAL_OK)
-        type->rank = 0;
-    return true;
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        mtbal_kind kind = kinds[i].kind;
+        const char *before = s->l.p;
+        if (strcmp(word, kinds[i].word) != 0)
+            continue;
+        s->l.p += n;
+        const char *open = s->l.p;
+        bool known = kind != MTBAL_OTHER && lex_accept(&s->l, "(") && try_type(s, type) &&
+                     type->kind == MTBAL_TENSOR && lex_accept(&s->l, ")");
+        if (!known && good(s)) {
+            s->l.p = open;
+            if (lex_peek(&s->l) != '(') { /* a name like any other */
+                s->l.p = before;
+                return false;
+            }
+            skip_type(s);
+        }
+        type->kind = known ? kind : MTBAL_OTHER;
+        return good(s);
+    }
+    return false;
+}
+
+/* One element of a tensor: the 16-bit floats are given as their bits. */
+static void set_element(mtbal_tensor *t, int64_t i, const number *n)
+{
+    char *bytes = mtbal_tensor_bytes(t);
+    size_t size = mtbal_dtype_size(t->dtype);
+    if (t->dtype == MTBAL_COMPLEX64)
+        ((float *)(void *)bytes)[i] = (float)n->f;
+    else if (t->dtype == MTBAL_COMPLEX128)
+        ((double *)(void *)bytes)[i] = n->f;
+    else if (t->dtype == MTBAL_FLOAT || t->dtype == MTBAL_DOUBLE)
+        mtbal_tensor_set_f64(t, i, n->f);
+    else if (t->dtype == MTBAL_BOOL)
+        bytes[i] = n->i != 0;
+    else
+        memcpy(bytes + (size_t)i * size, &n->i, size); /* little-endian: the low bytes */
+}
+
+static bool parse_element(parser *s, const mtbal_tensor *t, number *n)
+{
+    if (lex_accept(&s->l, "true") || lex_accept(&s->l, "false")) {
+        *n = (number){.i = s->l.p[-2] == 'u'};
+        n->f = (double)n->i;
+        return true;
+    }
+    if (!lex_number(&s->l, n))
+        return lex_error(&s->l, "a number") != NULL;
+    bool real = t->dtype == MTBAL_FLOAT || t->dtype == MTBAL_DOUBLE ||
+                t->dtype == MTBAL_COMPLEX64 || t->dtype == MTBAL_COMPLEX128;
+    return !n->is_float || real || lex_error(&s->l, "an integer (bits, for a 16-bit float)");
 }
 
 static mtbal_tensor *parse_tensor(parser *s, const mtbal_type *type)
 {
-    double values[MAX_LIST];
-    int64_t dims[32], count = 0;
+    int64_t dims[MAX_RANK], given = 0;
     number n;
-    if (!expect(s, "{"))
+    int parts = type->dtype == MTBAL_COMPLEX64 || type->dtype == MTBAL_COMPLEX128 ? 2 : 1;
+    int64_t count = type->kind == MTBAL_TENSOR ? mtbal_shape_count(type) : -1;
+    if (count < 0 || mtbal_dtype_size(type->dtype) == 0)
+        return lex_error(&s->l, "a type of numbers with a known shape");
+    if (!lex_expect(&s->l, "{"))
         return NULL;
-    while (s->status == MTBAL_OK && !accept(s, "}")) {
-        if (count && !expect(s, ","))
-            return NULL;
-        if (accept(s, "true"))
-            n.f = 1;
-        else if (accept(s, "false"))
-            n.f = 0;
-        else if (!parse_number(s, &n))
-            return syntax_error(s, "a number");
-        if (count == MAX_LIST)
-            return syntax_error(s, "the end of a long tensor");
-        values[count++] = n.f;
-    }
+    if (count > s->l.end - s->l.p)
+        return lex_error(&s->l, "an element for each place of the shape");
     for (int i = 0; i < type->rank; i++)
         dims[i] = type->dims[i].size;
     mtbal_tensor *t = mtbal_tensor_new(s->model, type->dtype, type->rank, dims, NULL);
     if (!t)
         return no_memory(s);
-    if (t->count != count)
-        return syntax_error(s, "as many elements as the shape says");
-    for (int64_t i = 0; i < count; i++)
-        mtbal_tensor_set_f64(t, i, values[i]);
-    return t;
+    for (; next_item(s, given > 0, "}"); given++) {
+        if (given == count * parts)
+            return lex_error(&s->l, "the end of the tensor");
+        if (parse_element(s, t, &n))
+            set_element(t, given, &n);
+    }
+    if (good(s) && given < count * parts)
+        return lex_error(&s->l, "an element for each place of the shape");
+    return good(s) ? t : NULL;
 }
 
 /* ------------------------------------------------------------------ attributes */
 
 static mtbal_graph *parse_graph(parser *s, mtbal_graph *parent, mtbal_graph *into);
 
-static bool literal_list(parser *s, mtbal_attr *a)
+typedef struct item {
+    number n;
+    const char *string;
+} item;
+
+/* Copies a list's items into the attribute, as what they are. */
+static bool keep_list(parser *s, mtbal_attr *a, const item *items, int n)
 {
-    static const size_t sizes[] = {sizeof(int64_t), sizeof(float), sizeof(char *)};
-    int64_t ints[256];
-    float floats[256];
-    const char *strings[256];
-    bool any_float = a->kind == MTBAL_ATTR_FLOATS, any_string = false;
-    int n = 0;
-    while (s->status == MTBAL_OK && !accept(s, "]")) {
-        number x = {0};
-        skip(s);
-        if ((n && !expect(s, ",")) || n == 256)
-            return false;
-        skip(s);
-        if (*s->p == '"') {
-            strings[n] = string(s);
-            any_string = true;
-        } else if (!parse_number(s, &x)) {
-            return syntax_error(s, "a number or a string");
-        }
-        any_float = any_float || x.is_float;
-        ints[n] = x.i;
-        floats[n++] = (float)x.f;
-    }
-    int which = any_string ? 2 : any_float ? 1 : 0;
-    const void *const from[] = {ints, floats, strings};
-    void *copy = mtbal_arena_copy(s->model->arena, from[which], (size_t)n * sizes[which]);
+    static const size_t sizes[] = {[MTBAL_ATTR_INTS] = sizeof(int64_t),
+                                   [MTBAL_ATTR_FLOATS] = sizeof(float),
+                                   [MTBAL_ATTR_STRINGS] = sizeof(char *)};
+    void *copy = mtbal_arena_array(s->model->arena, (size_t)n, sizes[a->kind]);
     if (!copy)
-        return no_memory(s);
+        return no_memory(s) != NULL;
+    for (int i = 0; i < n; i++) {
+        if (a->kind == MTBAL_ATTR_INTS)
+            ((int64_t *)copy)[i] = items[i].n.i;
+        else if (a->kind == MTBAL_ATTR_FLOATS)
+            ((float *)copy)[i] = (float)items[i].n.f;
+        else
+            ((const char **)copy)[i] = items[i].string;
+    }
     a->n = n;
-    a->kind = any_string ? MTBAL_ATTR_STRINGS : any_float ? MTBAL_ATTR_FLOATS : MTBAL_ATTR_INTS;
-    a->ints = which == 0 ? copy : NULL;
-    a->floats = which == 1 ? copy : NULL;
-    a->strings = which == 2 ? copy : NULL;
+    a->ints = a->kind == MTBAL_ATTR_INTS ? copy : NULL;
+    a->floats = a->kind == MTBAL_ATTR_FLOATS ? copy : NULL;
+    a->strings = a->kind == MTBAL_ATTR_STRINGS ? copy : NULL;
     return true;
+}
+
+/* The elements decide the kind, unless it is declared. */
+static void literal_list(parser *s, mtbal_attr *a)
+{
+    list l = {0};
+    bool reals = a->kind == MTBAL_ATTR_FLOATS, strings = a->kind == MTBAL_ATTR_STRINGS,
+         numbers = false;
+    while (next_item(s, l.count, "]")) {
+        item *it = append(s, &l, sizeof *it);
+        if (!it)
+            break;
+        *it = (item){0};
+        if (lex_peek(&s->l) == '"')
+            it->string = lex_string(&s->l);
+        else if (!lex_number(&s->l, &it->n))
+            lex_error(&s->l, "a number or a string");
+        strings = strings || it->string;
+        numbers = numbers || !it->string;
+        reals = reals || it->n.is_float;
+    }
+    mtbal_attr_kind kind = strings ? MTBAL_ATTR_STRINGS
+                           : reals ? MTBAL_ATTR_FLOATS
+                                   : MTBAL_ATTR_INTS;
+    if (good(s) && strings && numbers)
+        lex_error(&s->l, "a list of one kind");
+    if (good(s) && a->kind != MTBAL_ATTR_NONE && a->kind != kind)
+        lex_error(&s->l, "a list of the kind that is declared");
+    a->kind = kind;
+    if (good(s))
+        keep_list(s, a, l.items, l.count);
+    mtbal_free(l.items);
 }
 
 static mtbal_attr_kind attr_kind(parser *s)
@@ -325,39 +357,41 @@ static mtbal_attr_kind attr_kind(parser *s)
                  {"strings", MTBAL_ATTR_STRINGS}, {"string", MTBAL_ATTR_STRING},
                  {"tensor", MTBAL_ATTR_TENSOR},   {"graph", MTBAL_ATTR_GRAPH}};
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
-        if (accept(s, kinds[i].word))
+        if (lex_accept(&s->l, kinds[i].word))
             return kinds[i].kind;
-    syntax_error(s, "an attribute type");
+    lex_error(&s->l, "an attribute type");
     return MTBAL_ATTR_NONE;
 }
 
-static bool literal(parser *s, mtbal_attr *a, mtbal_graph *graph)
+static void literal(parser *s, mtbal_attr *a, mtbal_graph *graph)
 {
     mtbal_type type;
     number n;
-    skip(s);
-    if (*s->p == '"') {
+    mtbal_attr_kind declared = a->kind;
+    if (lex_accept(&s->l, "[")) {
+        literal_list(s, a);
+        return;
+    }
+    if (lex_peek(&s->l) == '"') {
         a->kind = MTBAL_ATTR_STRING;
-        a->s = string(s);
+        a->s = lex_string(&s->l);
         a->s_len = a->s ? strlen(a->s) : 0;
-    } else if (accept(s, "[")) {
-        return literal_list(s, a);
+    } else if (lex_number(&s->l, &n)) {
+        bool real = n.is_float || declared == MTBAL_ATTR_FLOAT;
+        a->kind = real ? MTBAL_ATTR_FLOAT : MTBAL_ATTR_INT;
+        a->f = real ? (float)n.f : 0;
+        a->i = real ? 0 : n.i;
     } else if (try_type(s, &type)) {
-        const char *ignored = try_name(s);
-        (void)ignored;
-        accept(s, "=");
+        lex_try_name(&s->l); /* a tensor may be named: nobody asks */
+        lex_accept(&s->l, "=");
         a->kind = MTBAL_ATTR_TENSOR;
         a->t = parse_tensor(s, &type);
-    } else if (parse_number(s, &n)) {
-        bool is_float = n.is_float || a->kind == MTBAL_ATTR_FLOAT;
-        a->kind = is_float ? MTBAL_ATTR_FLOAT : MTBAL_ATTR_INT;
-        a->f = (float)n.f;
-        a->i = n.i;
-    } else {
+    } else if (good(s)) {
         a->kind = MTBAL_ATTR_GRAPH;
         a->g = parse_graph(s, graph, NULL);
     }
-    return s->status == MTBAL_OK;
+    if (good(s) && declared != MTBAL_ATTR_NONE && declared != a->kind)
+        lex_error(&s->l, "a value of the kind that is declared");
 }
 
 /* NAME [: KIND] = LITERAL | @NAME */
@@ -366,145 +400,165 @@ static mtbal_attr *parse_attr(parser *s, mtbal_graph *graph)
     mtbal_attr *a = mtbal_arena_alloc(s->model->arena, sizeof *a);
     if (!a)
         return no_memory(s);
-    a->name = name(s);
-    if (accept(s, ":"))
+    a->name = lex_name(&s->l);
+    if (lex_accept(&s->l, ":"))
         a->kind = attr_kind(s);
-    if (!expect(s, "="))
+    if (!lex_expect(&s->l, "="))
         return NULL;
-    if (accept(s, "@"))
-        a->ref = name(s);
+    if (lex_accept(&s->l, "@"))
+        a->ref = lex_name(&s->l);
     else
         literal(s, a, graph);
-    return s->status == MTBAL_OK ? a : NULL;
+    return good(s) ? a : NULL;
 }
 
 static mtbal_attr *parse_attrs(parser *s, mtbal_graph *graph)
 {
-    mtbal_attr *list = NULL, **link = &list;
-    if (!accept(s, "<"))
+    mtbal_attr *first = NULL, **link = &first;
+    if (!lex_accept(&s->l, "<"))
         return NULL;
-    while (s->status == MTBAL_OK && !accept(s, ">")) {
-        if (list && !expect(s, ","))
-            return NULL;
+    for (int i = 0; next_item(s, i, ">"); i++) {
         *link = parse_attr(s, graph);
         if (*link)
             link = &(*link)->next;
     }
-    return list;
+    return first;
 }
 
-/* ------------------------------------------------------------------ statements and graphs */
+/* ------------------------------------------------------------------ statements */
 
 /* domain.sub.Op: the domain is all before the last dot. */
 static bool op_name(parser *s, const char **domain, const char **op)
 {
     char text[256];
-    skip(s);
     size_t n = 0;
-    while (isalnum((unsigned char)s->p[n]) || s->p[n] == '_' || s->p[n] == '.' || s->p[n] == '-')
-        n++;
-    if (n == 0 || n >= sizeof text)
-        return syntax_error(s, "an operator");
-    snprintf(text, sizeof text, "%.*s", (int)n, s->p);
-    s->p += n;
-    char *dot = strrchr(text, '.');
-    *op = mtbal_intern(s->model->arena, dot ? dot + 1 : text);
-    if (dot)
-        *dot = 0;
-    *domain = mtbal_intern(s->model->arena, dot && strcmp(text, "ai.onnx") ? text : "");
-    return (*op && *domain) || no_memory(s) != NULL;
-}
-
-static int operands(parser *s, mtbal_value **in, int most)
-{
-    int n = 0;
-    if (!expect(s, "("))
-        return 0;
-    while (s->status == MTBAL_OK && !accept(s, ")")) {
-        if (n && !expect(s, ","))
-            return 0;
-        skip(s);
-        const char *text = *s->p == ',' || *s->p == ')' ? NULL : name(s);
-        if (n == most)
-            return syntax_error(s, "fewer operands") != NULL;
-        in[n] = text && *text ? lookup(s, text) : NULL;
-        if (text && *text && !in[n] && s->status == MTBAL_OK) {
-            s->status = mtbal_fail(s->diag, MTBAL_INVALID, "text", "define it before its use",
-                                   "the value %s is not defined", text);
-            return 0;
-        }
-        n++;
+    *op = lex_name(&s->l);
+    while (*op && *s->l.p == '.') {
+        s->l.p++;
+        n += (size_t)snprintf(text + n, sizeof text - n, "%s%s", n ? "." : "", *op);
+        if (n >= sizeof text)
+            return lex_error(&s->l, "a domain of at most 255 bytes");
+        *op = lex_name(&s->l);
     }
-    return n;
+    *domain =
+        *op ? mtbal_intern_n(s->model->arena, text, n == 7 && !strncmp(text, "ai.onnx", n) ? 0 : n)
+            : NULL;
+    return *domain || (*op && no_memory(s));
 }
 
-/* OUT, OUT = Op <attrs> (IN, IN) <attrs> */
-static void statement(parser *s, mtbal_graph *graph)
+static void operands(parser *s, list *in)
 {
-    const char *out[64], *domain, *op;
-    mtbal_value *in[256];
-    int nout = 0;
-    do {
-        skip(s);
-        const char *text = *s->p == ',' || *s->p == '=' ? "" : name(s);
-        if (nout == 64 || !text)
+    if (!lex_expect(&s->l, "("))
+        return;
+    while (next_item(s, in->count, ")")) {
+        char c = lex_peek(&s->l);
+        if (c == ')' && in->count) /* a comma before the end */
+            continue;
+        const char *name = c == ',' ? "" : lex_name(&s->l);
+        mtbal_value **operand = name ? append(s, in, sizeof *operand) : NULL;
+        if (!operand)
             return;
-        out[nout++] = text;
-    } while (accept(s, ","));
-    if (!expect(s, "=") || !op_name(s, &domain, &op))
-        return;
-    mtbal_attr *attrs = parse_attrs(s, graph);
-    int nin = operands(s, in, 256);
-    if (!attrs)
-        attrs = parse_attrs(s, graph);
-    if (s->status != MTBAL_OK)
-        return;
-    mtbal_node *node = mtbal_node_new(graph, NULL, domain, op, nin, in, 0);
-    if (!node) {
-        no_memory(s);
-        return;
+        *operand = *name ? lookup(s, name) : NULL;
+        if (*name && !*operand)
+            s->l.status = mtbal_fail(s->l.diag, MTBAL_INVALID, "text", "define it before its use",
+                                     "the value %s is not defined", name);
     }
-    node->attrs = attrs;
-    for (mtbal_attr *a = attrs; a; a = a->next)
-        if (a->g)
-            a->g->owner = node;
-    for (int i = 0; i < nout && s->status == MTBAL_OK; i++) {
-        mtbal_value *value = *out[i] ? new_value(s, graph, out[i]) : NULL;
-        if (s->status == MTBAL_OK && mtbal_node_set_output(node, i, value) != MTBAL_OK)
+}
+
+/* The value that a statement defines: one whose type was declared, or a new one. */
+static mtbal_value *defined(parser *s, mtbal_graph *graph, const char *name)
+{
+    mtbal_value *declared = lookup(s, name);
+    if (declared && declared->graph == graph && !declared->def && !declared->is_input &&
+        !declared->is_initializer)
+        return declared;
+    return new_value(s, graph, name);
+}
+
+static void outputs(parser *s, list *out)
+{
+    do {
+        char c = lex_peek(&s->l);
+        const char *name = c == ',' || c == '=' ? "" : lex_name(&s->l);
+        const char **place = name ? append(s, out, sizeof *place) : NULL;
+        if (!place)
+            return;
+        *place = name;
+    } while (lex_accept(&s->l, ","));
+    lex_expect(&s->l, "=");
+}
+
+static mtbal_node *make_node(parser *s, mtbal_graph *graph, const list *out, const list *in,
+                             const char *domain, const char *op)
+{
+    mtbal_node *node = mtbal_node_new(graph, NULL, domain, op, in->count, in->items, 0);
+    if (!node)
+        return no_memory(s);
+    for (int i = 0; i < out->count && good(s); i++) {
+        const char *name = ((const char **)out->items)[i];
+        mtbal_value *value = *name ? defined(s, graph, name) : NULL;
+        if (good(s) && mtbal_node_set_output(node, i, value) != MTBAL_OK)
             no_memory(s);
     }
+    return node;
+}
+
+/* [LABEL] OUT, OUT = Op:OVERLOAD <attrs> (IN, IN) <attrs> */
+static void statement(parser *s, mtbal_graph *graph)
+{
+    list out = {0}, in = {0};
+    const char *domain, *op, *overload = NULL, *label = NULL;
+    if (lex_accept(&s->l, "[")) {
+        label = lex_name(&s->l);
+        lex_expect(&s->l, "]");
+    }
+    outputs(s, &out);
+    if (good(s) && op_name(s, &domain, &op)) {
+        if (lex_accept(&s->l, ":"))
+            overload = lex_name(&s->l);
+        mtbal_attr *attrs = parse_attrs(s, graph);
+        operands(s, &in);
+        if (!attrs)
+            attrs = parse_attrs(s, graph);
+        mtbal_node *node = good(s) ? make_node(s, graph, &out, &in, domain, op) : NULL;
+        if (node) {
+            node->name = label ? label : node->name;
+            node->overload = overload ? overload : node->overload;
+            node->attrs = attrs;
+        }
+        for (mtbal_attr *a = attrs; a && node; a = a->next)
+            if (a->g)
+                a->g->owner = node;
+    }
+    mtbal_free(out.items);
+    mtbal_free(in.items);
 }
 
 static void block(parser *s, mtbal_graph *graph)
 {
-    if (!expect(s, "{"))
+    if (!lex_expect(&s->l, "{"))
         return;
-    while (s->status == MTBAL_OK && !accept(s, "}")) {
+    while (good(s) && !lex_accept(&s->l, "}")) {
         statement(s, graph);
-        accept(s, ";");
+        lex_accept(&s->l, ";");
     }
 }
 
-/* (float[N] x, int64[2] y = {1, 2}, z) */
-static void parameters(parser *s, mtbal_graph *graph, const char *open, const char *close,
-                       mtbal_status (*add)(mtbal_graph *, mtbal_value *))
+/* ------------------------------------------------------------------ graphs */
+
+/* (float[N] x, int64[2] y = {1, 2}, z), or the same in <>: initializers and types of values. */
+static void parameters(parser *s, mtbal_graph *graph, const char *close, bool inputs)
 {
-    bool first = true;
-    if (!expect(s, open))
-        return;
-    while (s->status == MTBAL_OK && !accept(s, close)) {
-        mtbal_type type = {MTBAL_TENSOR, MTBAL_UNDEFINED, -1, NULL};
-        if (!first && !expect(s, ","))
-            return;
-        first = false;
+    for (int i = 0; next_item(s, i, close); i++) {
+        mtbal_type type;
         try_type(s, &type);
-        mtbal_value *value = new_value(s, graph, name(s));
+        mtbal_value *value = new_value(s, graph, lex_name(&s->l));
         if (!value)
             return;
         value->type = type;
-        if (add && add(graph, value) != MTBAL_OK)
+        if (inputs && mtbal_add_input(graph, value) != MTBAL_OK)
             no_memory(s);
-        if (accept(s, "=")) {
+        if (lex_accept(&s->l, "=")) {
             mtbal_tensor *t = parse_tensor(s, &type);
             if (t && mtbal_add_initializer(graph, value, t) != MTBAL_OK)
                 no_memory(s);
@@ -518,196 +572,232 @@ typedef struct result {
     const char *name;
 } result;
 
-static int results(parser *s, result *list, int most)
+static void results(parser *s, list *l)
 {
-    int n = 0;
-    if (!expect(s, "("))
-        return 0;
-    while (s->status == MTBAL_OK && !accept(s, ")")) {
-        if (n && !expect(s, ","))
-            return 0;
-        list[n].type = (mtbal_type){MTBAL_TENSOR, MTBAL_UNDEFINED, -1, NULL};
-        try_type(s, &list[n].type);
-        list[n].name = name(s);
-        if (++n == most)
-            break;
+    if (!lex_expect(&s->l, "("))
+        return;
+    while (next_item(s, l->count, ")")) {
+        result *r = append(s, l, sizeof *r);
+        if (!r)
+            return;
+        try_type(s, &r->type);
+        r->name = lex_name(&s->l);
     }
-    return n;
 }
 
-static void finish_results(parser *s, mtbal_graph *graph, const result *list, int n)
+static void finish_results(parser *s, mtbal_graph *graph, const list *l)
 {
-    for (int i = 0; i < n && s->status == MTBAL_OK; i++) {
-        mtbal_value *value = lookup(s, list[i].name);
+    for (int i = 0; i < l->count && good(s); i++) {
+        const result *r = (const result *)l->items + i;
+        mtbal_value *value = lookup(s, r->name);
         if (!value) {
-            s->status =
-                mtbal_fail(s->diag, MTBAL_INVALID, "text", "name a value that the body defines",
-                           "the output %s is not defined", list[i].name);
+            s->l.status =
+                mtbal_fail(s->l.diag, MTBAL_INVALID, "text", "name a value that the body defines",
+                           "the output %s is not defined", r->name);
             return;
         }
-        if (list[i].type.dtype != MTBAL_UNDEFINED)
-            value->type = list[i].type;
+        if (r->type.dtype != MTBAL_UNDEFINED && value->graph == graph)
+            value->type = r->type;
         if (mtbal_add_output(graph, value) != MTBAL_OK)
             no_memory(s);
     }
 }
 
-/* NAME (inputs) => (outputs) <initializers> { body } */
-static mtbal_graph *parse_graph(parser *s, mtbal_graph *parent, mtbal_graph *into)
+/* (inputs) => (outputs) <initializers> { body }, in a scope of its own. */
+static void graph_after_name(parser *s, mtbal_graph *graph)
 {
-    result list[256];
-    int scope = s->nnames;
-    const char *title = name(s);
-    mtbal_graph *graph = into ? into : title ? mtbal_graph_new(s->model, parent, title) : NULL;
-    if (!graph)
-        return title ? no_memory(s) : NULL;
-    graph->name = title;
-    parameters(s, graph, "(", ")", mtbal_add_input);
-    expect(s, "=>");
-    int n = results(s, list, 256);
-    skip(s);
-    if (*s->p == '<')
-        parameters(s, graph, "<", ">", NULL);
+    list l = {0};
+    int scope = s->nscope;
+    if (++s->nesting > MAX_NESTING)
+        lex_error(&s->l, "the end of more than 100 nested graphs");
+    if (lex_expect(&s->l, "("))
+        parameters(s, graph, ")", true);
+    lex_expect(&s->l, "=>");
+    results(s, &l);
+    if (lex_accept(&s->l, "<"))
+        parameters(s, graph, ">", false);
     block(s, graph);
-    finish_results(s, graph, list, n);
-    s->nnames = scope;
-    return s->status == MTBAL_OK ? graph : NULL;
+    finish_results(s, graph, &l);
+    mtbal_free(l.items);
+    leave_scope(s, scope);
+    s->nesting--;
 }
 
-/* ["" : 17, "mtbal" : 1] */
-static void opset_list(parser *s, mtbal_opset *list, int *n)
+static mtbal_graph *parse_graph(parser *s, mtbal_graph *parent, mtbal_graph *into)
 {
+    const char *name = lex_name(&s->l);
+    mtbal_graph *graph = into ? into : name ? mtbal_graph_new(s->model, parent, name) : NULL;
+    if (!graph)
+        return name ? no_memory(s) : NULL;
+    graph->name = name;
+    graph_after_name(s, graph);
+    return good(s) ? graph : NULL;
+}
+
+/* ------------------------------------------------------------------ functions and models */
+
+/* ["" : 17, "mtbal" : 1] */
+static void opset_list(parser *s, mtbal_opset **opsets, int *count)
+{
+    list l = {0};
     number version;
-    expect(s, "[");
-    while (s->status == MTBAL_OK && !accept(s, "]")) {
-        if (*n && !expect(s, ","))
-            return;
-        if (*n == 32)
-            return;
-        list[*n].domain = string(s);
-        if (expect(s, ":") && parse_number(s, &version))
-            list[(*n)++].version = version.i;
+    lex_expect(&s->l, "[");
+    while (next_item(s, l.count, "]")) {
+        mtbal_opset *o = append(s, &l, sizeof *o);
+        if (!o)
+            break;
+        o->domain = lex_string(&s->l);
+        if (lex_expect(&s->l, ":") && lex_number(&s->l, &version) && !version.is_float)
+            o->version = version.i;
         else
-            syntax_error(s, "a version");
+            lex_error(&s->l, "a version");
+    }
+    *count = l.count;
+    *opsets = mtbal_arena_copy(s->model->arena, l.items, (size_t)l.count * sizeof **opsets);
+    if (!*opsets)
+        no_memory(s);
+    mtbal_free(l.items);
+}
+
+static void properties(parser *s)
+{
+    lex_expect(&s->l, "[");
+    for (int i = 0; next_item(s, i, "]"); i++) {
+        const char *key = lex_string(&s->l);
+        const char *value = lex_expect(&s->l, ":") ? lex_string(&s->l) : NULL;
+        if (value && mtbal_property_set(s->model, key, value) != MTBAL_OK)
+            no_memory(s);
     }
 }
 
-/* < key : value, ... > in front of a model or function. */
-static void header(parser *s, mtbal_opset *opsets, int *nopsets, int64_t *ir, const char **domain)
+/* < key : value, ... > in front of a model (f NULL) or a function. */
+static void header(parser *s, mtbal_function *f, mtbal_opset **opsets, int *nopsets)
 {
+    mtbal_model *m = s->model;
+    const struct {
+        const char *key;
+        const char **text;
+        int64_t *number;
+    } fields[] = {{"ir_version", NULL, f ? NULL : &m->ir_version},
+                  {"model_version", NULL, f ? NULL : &m->model_version},
+                  {"producer_name", f ? NULL : &m->producer_name, NULL},
+                  {"producer_version", f ? NULL : &m->producer_version, NULL},
+                  {"domain", f ? &f->domain : &m->domain, NULL},
+                  {"overload", f ? &f->overload : NULL, NULL},
+                  {"doc_string", f ? &f->doc : &m->doc, NULL}};
+    enum { NFIELDS = sizeof fields / sizeof *fields };
     number n;
-    bool first = true;
-    if (!accept(s, "<"))
+    if (!lex_accept(&s->l, "<"))
         return;
-    while (s->status == MTBAL_OK && !accept(s, ">")) {
-        if (!first && !expect(s, ","))
+    for (int i = 0; next_item(s, i, ">"); i++) {
+        const char *key = lex_name(&s->l);
+        int k = 0;
+        if (!key || !lex_expect(&s->l, ":"))
             return;
-        first = false;
-        const char *key = name(s);
-        if (!key || !expect(s, ":"))
-            return;
-        if (!strcmp(key, "opset_import")) {
+        while (k < NFIELDS && strcmp(fields[k].key, key) != 0)
+            k++;
+        if (!strcmp(key, "opset_import"))
             opset_list(s, opsets, nopsets);
-        } else if (accept(s, "[")) { /* metadata_props and the like */
-            s->p += strcspn(s->p, "]");
-            expect(s, "]");
-        } else if (parse_number(s, &n)) {
-            if (!strcmp(key, "ir_version"))
-                *ir = n.i;
-        } else {
-            const char *text = string(s);
-            if (!strcmp(key, "domain") && domain)
-                *domain = text;
-        }
+        else if (!strcmp(key, "metadata_props") && !f)
+            properties(s);
+        else if (k < NFIELDS && fields[k].text)
+            *fields[k].text = lex_string(&s->l);
+        else if (k < NFIELDS && fields[k].number && lex_number(&s->l, &n) && !n.is_float)
+            *fields[k].number = n.i;
+        else
+            lex_error(&s->l, "a value that goes with the key");
     }
 }
 
 /* Formal attributes: <axis, alpha: float = 1.0, kernel_shape: ints> */
 static void formals(parser *s, mtbal_function *f)
 {
-    const char *names[64];
     mtbal_attr **link = &f->defaults;
-    bool first = true;
-    if (!accept(s, "<"))
+    list names = {0};
+    if (!lex_accept(&s->l, "<"))
         return;
-    while (s->status == MTBAL_OK && !accept(s, ">")) {
-        if ((!first && !expect(s, ",")) || f->nattrs == 64)
-            return;
-        first = false;
+    for (int i = 0; next_item(s, i, ">"); i++) {
         mtbal_attr *a = mtbal_arena_alloc(s->model->arena, sizeof *a);
+        const char **place;
         if (!a) {
             no_memory(s);
-            return;
+            break;
         }
-        a->name = name(s);
-        if (accept(s, ":"))
+        a->name = lex_name(&s->l);
+        if (lex_accept(&s->l, ":"))
             a->kind = attr_kind(s);
-        if (accept(s, "=")) {
+        if (lex_accept(&s->l, "=")) {
             literal(s, a, f->body);
             *link = a;
             link = &a->next;
-        } else {
-            names[f->nattrs++] = a->name;
+        } else if ((place = append(s, &names, sizeof *place))) {
+            *place = a->name;
         }
     }
-    f->attrs = mtbal_arena_copy(s->model->arena, names, (size_t)f->nattrs * sizeof *names);
+    f->nattrs = names.count;
+    f->attrs =
+        mtbal_arena_copy(s->model->arena, names.items, (size_t)names.count * sizeof *f->attrs);
     if (!f->attrs)
         no_memory(s);
+    mtbal_free(names.items);
 }
 
 static mtbal_function *parse_function(parser *s)
 {
-    mtbal_opset opsets[32];
-    int nopsets = 0, scope = s->nnames;
-    int64_t ir;
-    result list[64];
     mtbal_function *f = mtbal_arena_alloc(s->model->arena, sizeof *f);
     if (!f || !(f->body = mtbal_graph_new(s->model, NULL, "body")))
         return no_memory(s);
     f->domain = f->overload = mtbal_intern(s->model->arena, "");
-    header(s, opsets, &nopsets, &ir, &f->domain);
-    f->name = name(s);
+    if (!f->domain)
+        return no_memory(s);
+    s->in_function = true;
+    header(s, f, &f->opsets, &f->nopsets);
+    f->name = lex_name(&s->l);
     formals(s, f);
-    parameters(s, f->body, "(", ")", mtbal_add_input);
-    expect(s, "=>");
-    int n = results(s, list, 64);
-    block(s, f->body);
-    finish_results(s, f->body, list, n);
-    f->opsets = mtbal_arena_copy(s->model->arena, opsets, (size_t)nopsets * sizeof *opsets);
-    f->nopsets = nopsets;
-    s->nnames = scope;
-    return s->status == MTBAL_OK && f->opsets ? f : NULL;
+    graph_after_name(s, f->body);
+    s->in_function = false;
+    return good(s) ? f : NULL;
+}
+
+static void finish(parser *s)
+{
+    mtbal_free(s->scope);
+    mtbal_free(s->slots);
 }
 
 mtbal_function *mtbal_parse_function(mtbal_model *model, const char *text, mtbal_diag *diag)
 {
-    parser s = {.text = text, .p = text, .model = model, .diag = diag};
-    return parse_function(&s);
+    parser s = {.model = model};
+    lex_init(&s.l, text, model->arena, diag);
+    mtbal_function *f = parse_function(&s);
+    finish(&s);
+    return f;
 }
 
 mtbal_model *mtbal_parse_model(const char *text, mtbal_diag *diag)
 {
     mtbal_model *model = mtbal_model_new(0);
-    parser s = {.text = text, .p = text, .model = model, .diag = diag};
-    mtbal_opset opsets[32];
+    parser s = {.model = model};
+    mtbal_opset *opsets = NULL;
     int nopsets = 0;
     if (!model) {
         mtbal_no_memory(diag);
         return NULL;
     }
-    header(&s, opsets, &nopsets, &model->ir_version, NULL);
-    for (int i = 0; i < nopsets && s.status == MTBAL_OK; i++)
+    lex_init(&s.l, text, model->arena, diag);
+    header(&s, NULL, &opsets, &nopsets);
+    for (int i = 0; i < nopsets && good(&s); i++)
         if (mtbal_set_opset(model, opsets[i].domain, opsets[i].version) != MTBAL_OK)
             no_memory(&s);
     parse_graph(&s, NULL, model->graph);
-    for (skip(&s); s.status == MTBAL_OK && *s.p; skip(&s)) {
+    while (lex_peek(&s.l)) {
         mtbal_function *f = parse_function(&s);
         if (f && mtbal_function_add(model, f) != MTBAL_OK)
             no_memory(&s);
     }
-    if (s.status != MTBAL_OK) {
-        mtbal_model_free(model);
-        return NULL;
-    }
-    return model;
+    finish(&s);
+    if (good(&s))
+        return model;
+    mtbal_model_free(model);
+    return NULL;
 }

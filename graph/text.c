@@ -53,6 +53,19 @@ static void print_name(const printer *p, const char *name)
         print_string(p, name);
 }
 
+/* A domain: identifiers with dots between, else quoted. */
+static void print_dotted(const printer *p, const char *name)
+{
+    bool plain = *name;
+    for (const char *q = name; *q; q++)
+        plain = plain && (isalnum((unsigned char)*q) || *q == '_' || *q == '.') &&
+                !(isdigit((unsigned char)*q) && (q == name || q[-1] == '.'));
+    if (plain)
+        fputs(name, p->to);
+    else
+        print_string(p, name);
+}
+
 /* The shortest decimal that reads back as x. A float is told from an int by its annotation or its
  * type, not by a point. */
 static void print_real(const printer *p, double x, bool is_double)
@@ -283,8 +296,10 @@ static void print_node(const printer *p, const mtbal_node *node)
     }
     print_names(p, node->out, node->nout);
     fputs(" = ", p->to);
-    if (*node->domain)
-        fprintf(p->to, "%s.", node->domain);
+    if (*node->domain) {
+        print_dotted(p, node->domain);
+        putc('.', p->to);
+    }
     if (is_identifier(node->op))
         fputs(node->op, p->to);
     else
