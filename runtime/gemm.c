@@ -1,5 +1,6 @@
-/* runtime/gemm.c: blocking and packing (Goto and van de Geijn 2008). C is cut into tiles; a tile's strips of A and B are packed
- * into a thread's scratch, so that the inner kernel reads both in order, whatever the layout of the operands. */
+/* runtime/gemm.c: blocking and packing (Goto and van de Geijn 2008). C is cut into tiles; a tile's
+ * strips of A and B are packed into a thread's scratch, so that the inner kernel reads both in
+ * order, whatever the layout of the operands. */
 #include "runtime/gemm.h"
 
 enum { KC = 256, MC = 96, NC = 256 };
@@ -23,8 +24,10 @@ typedef struct job {
     int64_t tiles_n;
 } job;
 
-/* (rows, k) in strips of `strip` rows, k running fastest outside the strip; what is missing is 0. */
-static void pack(const float *from, int64_t row, int64_t col, int64_t rows, int64_t k, int strip, float *to)
+/* (rows, k) in strips of `strip` rows, k running fastest outside the strip; what is missing is 0.
+ */
+static void pack(const float *from, int64_t row, int64_t col, int64_t rows, int64_t k, int strip,
+                 float *to)
 {
     for (int64_t i = 0; i < rows; i += strip) {
         int full = rows - i >= strip;
@@ -47,7 +50,8 @@ static void pack(const float *from, int64_t row, int64_t col, int64_t rows, int6
 }
 
 /* Adds a block of accumulators to C. */
-static void store(const job *j, const float *acc, int nr, int64_t rows, int64_t cols, float *c, float beta)
+static void store(const job *j, const float *acc, int nr, int64_t rows, int64_t cols, float *c,
+                  float beta)
 {
     for (int64_t i = 0; i < rows; i++, acc += nr, c += j->ldc) {
         if (beta == 0)
@@ -78,7 +82,8 @@ static void tile(const job *j, int64_t i0, int64_t j0, int thread)
         for (int64_t q = 0; q < n; q += nr)
             for (int64_t i = 0; i < m; i += mr) {
                 micros[cpu].run(k, pa + i * k, pb + q * k, acc);
-                store(j, acc, nr, least(mr, m - i), least(nr, n - q), j->c + (i0 + i) * j->ldc + j0 + q, beta);
+                store(j, acc, nr, least(mr, m - i), least(nr, n - q),
+                      j->c + (i0 + i) * j->ldc + j0 + q, beta);
             }
     }
 }
@@ -131,8 +136,8 @@ static void rows_f64(void *context, int64_t first, int64_t last, int thread)
     }
 }
 
-void rt_gemm(const rt_env *env, int dtype, int64_t m, int64_t n, int64_t k, double alpha, rt_matrix a, rt_matrix b, double beta,
-             void *c, int64_t ldc)
+void rt_gemm(const rt_env *env, int dtype, int64_t m, int64_t n, int64_t k, double alpha,
+             rt_matrix a, rt_matrix b, double beta, void *c, int64_t ldc)
 {
     if (m <= 0 || n <= 0)
         return;
@@ -146,8 +151,8 @@ void rt_gemm(const rt_env *env, int dtype, int64_t m, int64_t n, int64_t k, doub
         rt_parallel(env, (m + MC - 1) / MC * j.tiles_n, 1, tiles, &j);
 }
 
-void rt_gemm_on(const rt_env *env, int thread, int dtype, int64_t m, int64_t n, int64_t k, double alpha, rt_matrix a, rt_matrix b,
-                double beta, void *c, int64_t ldc)
+void rt_gemm_on(const rt_env *env, int thread, int dtype, int64_t m, int64_t n, int64_t k,
+                double alpha, rt_matrix a, rt_matrix b, double beta, void *c, int64_t ldc)
 {
     if (m <= 0 || n <= 0)
         return;

@@ -14,13 +14,13 @@ typedef struct rt_matrix {
     int64_t row, col;
 } rt_matrix;
 
-/* C (m,n; rows ldc apart) = alpha A (m,k) B (k,n) + beta C. beta 0: C is not read. The bits depend on the sizes and on env->cpu,
- * not on the threads. dtype: RT_F32 or RT_F64. */
-void rt_gemm(const rt_env *env, int dtype, int64_t m, int64_t n, int64_t k, double alpha, rt_matrix a, rt_matrix b, double beta,
-             void *c, int64_t ldc);
+/* C (m,n; rows ldc apart) = alpha A (m,k) B (k,n) + beta C. beta 0: C is not read. The bits depend
+ * on the sizes and on env->cpu, not on the threads. dtype: RT_F32 or RT_F64. */
+void rt_gemm(const rt_env *env, int dtype, int64_t m, int64_t n, int64_t k, double alpha,
+             rt_matrix a, rt_matrix b, double beta, void *c, int64_t ldc);
 /* The same on one thread, with that thread's scratch: for kernels that are parallel themselves. */
-void rt_gemm_on(const rt_env *env, int thread, int dtype, int64_t m, int64_t n, int64_t k, double alpha, rt_matrix a, rt_matrix b,
-                double beta, void *c, int64_t ldc);
+void rt_gemm_on(const rt_env *env, int thread, int dtype, int64_t m, int64_t n, int64_t k,
+                double alpha, rt_matrix a, rt_matrix b, double beta, void *c, int64_t ldc);
 
 /* acc (mr x nr, dense) = sum over k of packed A (k, mr) and packed B (k, nr). */
 typedef void rt_micro_f32(int64_t k, const float *a, const float *b, float *acc);

@@ -18,18 +18,19 @@ void rt_micro_portable(int64_t k, const float *a, const float *b, float *acc)
 #include <immintrin.h>
 
 /* 6 x 16: twelve accumulators of eight lanes. */
-__attribute__((target("avx2,fma"))) void rt_micro_avx2(int64_t k, const float *a, const float *b, float *acc)
+__attribute__((target("avx2,fma"))) void rt_micro_avx2(int64_t k, const float *a, const float *b,
+                                                       float *acc)
 {
     __m256 c[6][2];
     for (int i = 0; i < 6; i++)
         c[i][0] = c[i][1] = _mm256_setzero_ps();
     for (int64_t p = 0; p < k; p++, a += 6, b += 16) {
         __m256 b0 = _mm256_loadu_ps(b), b1 = _mm256_loadu_ps(b + 8);
-#define ROW(i)                                                                                     \
-    {                                                                                              \
-        __m256 x = _mm256_broadcast_ss(a + i);                                                     \
-        c[i][0] = _mm256_fmadd_ps(x, b0, c[i][0]);                                                 \
-        c[i][1] = _mm256_fmadd_ps(x, b1, c[i][1]);                                                 \
+#define ROW(i)                                     \
+    {                                              \
+        __m256 x = _mm256_broadcast_ss(a + i);     \
+        c[i][0] = _mm256_fmadd_ps(x, b0, c[i][0]); \
+        c[i][1] = _mm256_fmadd_ps(x, b1, c[i][1]); \
     }
         ROW(0) ROW(1) ROW(2) ROW(3) ROW(4) ROW(5)
 #undef ROW
@@ -41,18 +42,19 @@ __attribute__((target("avx2,fma"))) void rt_micro_avx2(int64_t k, const float *a
 }
 
 /* 12 x 32: twenty-four accumulators of sixteen lanes. */
-__attribute__((target("avx512f"))) void rt_micro_avx512(int64_t k, const float *a, const float *b, float *acc)
+__attribute__((target("avx512f"))) void rt_micro_avx512(int64_t k, const float *a, const float *b,
+                                                        float *acc)
 {
     __m512 c[12][2];
     for (int i = 0; i < 12; i++)
         c[i][0] = c[i][1] = _mm512_setzero_ps();
     for (int64_t p = 0; p < k; p++, a += 12, b += 32) {
         __m512 b0 = _mm512_loadu_ps(b), b1 = _mm512_loadu_ps(b + 16);
-#define ROW(i)                                                                                     \
-    {                                                                                              \
-        __m512 x = _mm512_set1_ps(a[i]);                                                           \
-        c[i][0] = _mm512_fmadd_ps(x, b0, c[i][0]);                                                 \
-        c[i][1] = _mm512_fmadd_ps(x, b1, c[i][1]);                                                 \
+#define ROW(i)                                     \
+    {                                              \
+        __m512 x = _mm512_set1_ps(a[i]);           \
+        c[i][0] = _mm512_fmadd_ps(x, b0, c[i][0]); \
+        c[i][1] = _mm512_fmadd_ps(x, b1, c[i][1]); \
     }
         ROW(0) ROW(1) ROW(2) ROW(3) ROW(4) ROW(5) ROW(6) ROW(7) ROW(8) ROW(9) ROW(10) ROW(11)
 #undef ROW

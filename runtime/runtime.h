@@ -106,7 +106,8 @@ typedef size_t rt_scratch_fn(const void *attr, const rt_tensor *in, const rt_ten
 #undef RT_A
 
 /* Scratch functions named in the list. */
-#define RT_SCRATCH(name) size_t rt_scratch_##name(const void *attr, const rt_tensor *in, const rt_tensor *out);
+#define RT_SCRATCH(name) \
+    size_t rt_scratch_##name(const void *attr, const rt_tensor *in, const rt_tensor *out);
 RT_SCRATCH(conv)
 RT_SCRATCH(conv_grad_x)
 RT_SCRATCH(conv_grad_w)
@@ -114,17 +115,86 @@ RT_SCRATCH(conv_grad_w)
 
 /* What `unary`, `binary` and `reduce` do. */
 typedef enum rt_unary_op {
-    RT_ABS, RT_NEG, RT_SIGN, RT_FLOOR, RT_CEIL, RT_ROUND, RT_SQRT, RT_RECIPROCAL, RT_EXP, RT_LOG, RT_SIN, RT_COS, RT_TAN, RT_ASIN,
-    RT_ACOS, RT_ATAN, RT_SINH, RT_COSH, RT_TANH, RT_ASINH, RT_ACOSH, RT_ATANH, RT_ERF, RT_SIGMOID, RT_RELU, RT_LEAKY_RELU, RT_ELU,
-    RT_CELU, RT_SELU, RT_SOFTPLUS, RT_SOFTSIGN, RT_HARD_SIGMOID, RT_HARD_SWISH, RT_MISH, RT_GELU, RT_GELU_TANH, RT_SWISH,
-    RT_THRESHOLDED_RELU, RT_SHRINK, RT_NOT, RT_IS_NAN, RT_IS_INF, RT_BIT_NOT
+    RT_ABS,
+    RT_NEG,
+    RT_SIGN,
+    RT_FLOOR,
+    RT_CEIL,
+    RT_ROUND,
+    RT_SQRT,
+    RT_RECIPROCAL,
+    RT_EXP,
+    RT_LOG,
+    RT_SIN,
+    RT_COS,
+    RT_TAN,
+    RT_ASIN,
+    RT_ACOS,
+    RT_ATAN,
+    RT_SINH,
+    RT_COSH,
+    RT_TANH,
+    RT_ASINH,
+    RT_ACOSH,
+    RT_ATANH,
+    RT_ERF,
+    RT_SIGMOID,
+    RT_RELU,
+    RT_LEAKY_RELU,
+    RT_ELU,
+    RT_CELU,
+    RT_SELU,
+    RT_SOFTPLUS,
+    RT_SOFTSIGN,
+    RT_HARD_SIGMOID,
+    RT_HARD_SWISH,
+    RT_MISH,
+    RT_GELU,
+    RT_GELU_TANH,
+    RT_SWISH,
+    RT_THRESHOLDED_RELU,
+    RT_SHRINK,
+    RT_NOT,
+    RT_IS_NAN,
+    RT_IS_INF,
+    RT_BIT_NOT
 } rt_unary_op;
 typedef enum rt_binary_op {
-    RT_ADD, RT_SUB, RT_MUL, RT_DIV, RT_POW, RT_MAX, RT_MIN, RT_MOD, RT_FMOD, RT_EQUAL, RT_LESS, RT_LESS_EQUAL, RT_GREATER,
-    RT_GREATER_EQUAL, RT_AND, RT_OR, RT_XOR, RT_PRELU, RT_SHIFT_LEFT, RT_SHIFT_RIGHT, RT_BIT_AND, RT_BIT_OR, RT_BIT_XOR
+    RT_ADD,
+    RT_SUB,
+    RT_MUL,
+    RT_DIV,
+    RT_POW,
+    RT_MAX,
+    RT_MIN,
+    RT_MOD,
+    RT_FMOD,
+    RT_EQUAL,
+    RT_LESS,
+    RT_LESS_EQUAL,
+    RT_GREATER,
+    RT_GREATER_EQUAL,
+    RT_AND,
+    RT_OR,
+    RT_XOR,
+    RT_PRELU,
+    RT_SHIFT_LEFT,
+    RT_SHIFT_RIGHT,
+    RT_BIT_AND,
+    RT_BIT_OR,
+    RT_BIT_XOR
 } rt_binary_op;
 typedef enum rt_reduce_op {
-    RT_SUM, RT_MEAN, RT_REDUCE_MAX, RT_REDUCE_MIN, RT_PROD, RT_L1, RT_L2, RT_SUM_SQUARE, RT_LOG_SUM, RT_LOG_SUM_EXP
+    RT_SUM,
+    RT_MEAN,
+    RT_REDUCE_MAX,
+    RT_REDUCE_MIN,
+    RT_PROD,
+    RT_L1,
+    RT_L2,
+    RT_SUM_SQUARE,
+    RT_LOG_SUM,
+    RT_LOG_SUM_EXP
 } rt_reduce_op;
 
 enum {

@@ -1,5 +1,6 @@
-/* runtime/threads.c: a pool of workers. A job is a range cut into pieces of one size; workers and the caller take pieces until
- * none is left. Which thread takes which piece does not matter: a piece's result depends on the piece only. */
+/* runtime/threads.c: a pool of workers. A job is a range cut into pieces of one size; workers and
+ * the caller take pieces until none is left. Which thread takes which piece does not matter: a
+ * piece's result depends on the piece only. */
 #include "runtime/runtime.h"
 
 #include <string.h>
@@ -67,8 +68,8 @@ size_t rt_pool_size(void)
 int rt_pool_start(rt_pool *pool, int nthreads)
 {
     memset(pool, 0, sizeof *pool);
-    if (nthreads > RT_MAX_THREADS || pthread_mutex_init(&pool->lock, NULL) || pthread_cond_init(&pool->wake, NULL) ||
-        pthread_cond_init(&pool->done, NULL))
+    if (nthreads > RT_MAX_THREADS || pthread_mutex_init(&pool->lock, NULL) ||
+        pthread_cond_init(&pool->wake, NULL) || pthread_cond_init(&pool->done, NULL))
         return -1;
     for (int i = 0; i + 1 < nthreads; i++) {
         pool->starts[i].pool = pool;
@@ -95,7 +96,8 @@ void rt_pool_stop(rt_pool *pool)
     pthread_cond_destroy(&pool->done);
 }
 
-static void run_on_pool(rt_pool *pool, int64_t count, int64_t grain, rt_range_fn *body, void *context)
+static void run_on_pool(rt_pool *pool, int64_t count, int64_t grain, rt_range_fn *body,
+                        void *context)
 {
     pthread_mutex_lock(&pool->lock);
     pool->body = body;
@@ -127,7 +129,8 @@ void rt_pool_stop(rt_pool *pool)
 {
     (void)pool;
 }
-static void run_on_pool(rt_pool *pool, int64_t count, int64_t grain, rt_range_fn *body, void *context)
+static void run_on_pool(rt_pool *pool, int64_t count, int64_t grain, rt_range_fn *body,
+                        void *context)
 {
     (void)pool, (void)grain;
     body(context, 0, count, 0);

@@ -26,7 +26,9 @@ static uint32_t to_bits(float f)
 static double half_to_f64(uint16_t h)
 {
     int e = h >> 10 & 31, m = h & 1023;
-    double x = e == 31 ? (m ? (double)NAN : (double)INFINITY) : e ? ldexp(1024 + m, e - 25) : ldexp(m, -24);
+    double x = e == 31 ? (m ? (double)NAN : (double)INFINITY)
+               : e     ? ldexp(1024 + m, e - 25)
+                       : ldexp(m, -24);
     return h >> 15 ? -x : x;
 }
 

@@ -1,4 +1,5 @@
-/* runtime/kernels/elementwise.c: operators that work element by element, with numpy's broadcasting. */
+/* runtime/kernels/elementwise.c: operators that work element by element, with numpy's broadcasting.
+ */
 #include "runtime/kernels/kernels.h"
 
 #include <math.h>
@@ -16,78 +17,79 @@ static double celu(double x, double alpha)
     return x > 0 ? x : alpha * expm1(x / alpha);
 }
 
-/* One loop an operator: `x` is the operand, `a` and `b` the attributes. The common ones are cheap enough to vectorise. */
-#define UNARY_LOOPS(T, M)                                                                          \
-    {                                                                                              \
-        const T *p = (const T *)j->x->data;                                                        \
-        T *q = (T *)j->y->data;                                                                    \
-        const T a = (T)j->at->alpha, b = (T)j->at->beta;                                           \
-        (void)a, (void)b;                                                                          \
-        switch (j->at->op) {                                                                       \
-            U(RT_ABS, M(fabs)(x))                                                                  \
-            U(RT_NEG, -x)                                                                          \
-            U(RT_SIGN, (T)((x > 0) - (x < 0)))                                                     \
-            U(RT_FLOOR, M(floor)(x))                                                               \
-            U(RT_CEIL, M(ceil)(x))                                                                 \
-            U(RT_ROUND, M(nearbyint)(x))                                                           \
-            U(RT_SQRT, M(sqrt)(x))                                                                 \
-            U(RT_RECIPROCAL, 1 / x)                                                                \
-            U(RT_EXP, M(exp)(x))                                                                   \
-            U(RT_LOG, M(log)(x))                                                                   \
-            U(RT_SIN, M(sin)(x))                                                                   \
-            U(RT_COS, M(cos)(x))                                                                   \
-            U(RT_TAN, M(tan)(x))                                                                   \
-            U(RT_ASIN, M(asin)(x))                                                                 \
-            U(RT_ACOS, M(acos)(x))                                                                 \
-            U(RT_ATAN, M(atan)(x))                                                                 \
-            U(RT_SINH, M(sinh)(x))                                                                 \
-            U(RT_COSH, M(cosh)(x))                                                                 \
-            U(RT_TANH, M(tanh)(x))                                                                 \
-            U(RT_ASINH, M(asinh)(x))                                                               \
-            U(RT_ACOSH, M(acosh)(x))                                                               \
-            U(RT_ATANH, M(atanh)(x))                                                               \
-            U(RT_ERF, M(erf)(x))                                                                   \
-            U(RT_SIGMOID, x >= 0 ? 1 / (1 + M(exp)(-x)) : M(exp)(x) / (1 + M(exp)(x)))             \
-            U(RT_RELU, x > 0 ? x : (x != x ? x : 0))                                               \
-            U(RT_LEAKY_RELU, x >= 0 ? x : a * x)                                                   \
-            U(RT_ELU, x >= 0 ? x : a * M(expm1)(x))                                                \
-            U(RT_CELU, (T)celu((double)x, (double)a))                                              \
-            U(RT_SELU, x > 0 ? b * x : b * a * M(expm1)(x))                                        \
-            U(RT_SOFTPLUS, (x > 0 ? x : 0) + M(log1p)(M(exp)(-M(fabs)(x))))                        \
-            U(RT_SOFTSIGN, x / (1 + M(fabs)(x)))                                                   \
-            U(RT_HARD_SIGMOID, M(fmax)(0, M(fmin)(1, a * x + b)))                                  \
-            U(RT_HARD_SWISH, x * M(fmax)(0, M(fmin)(1, x / 6 + (T)0.5)))                           \
-            U(RT_MISH, x * M(tanh)((x > 0 ? x : 0) + M(log1p)(M(exp)(-M(fabs)(x)))))               \
-            U(RT_GELU, (T)0.5 * x * (1 + M(erf)(x * (T)0.70710678118654752440)))                   \
-            U(RT_GELU_TANH,                                                                        \
-              (T)0.5 * x *                                                                         \
-                  (1 + M(tanh)((T)0.79788456080286535588 * (x + (T)0.044715 * x * x * x))))        \
-            U(RT_SWISH, x / (1 + M(exp)(-a * x)))                                                  \
-            U(RT_THRESHOLDED_RELU, x > a ? x : 0)                                                  \
-            U(RT_SHRINK, x < -a ? x + b : x > a ? x - b : 0)                                       \
-        }                                                                                          \
+/* One loop an operator: `x` is the operand, `a` and `b` the attributes. The common ones are cheap
+ * enough to vectorise. */
+#define UNARY_LOOPS(T, M)                                                                   \
+    {                                                                                       \
+        const T *p = (const T *)j->x->data;                                                 \
+        T *q = (T *)j->y->data;                                                             \
+        const T a = (T)j->at->alpha, b = (T)j->at->beta;                                    \
+        (void)a, (void)b;                                                                   \
+        switch (j->at->op) {                                                                \
+            U(RT_ABS, M(fabs)(x))                                                           \
+            U(RT_NEG, -x)                                                                   \
+            U(RT_SIGN, (T)((x > 0) - (x < 0)))                                              \
+            U(RT_FLOOR, M(floor)(x))                                                        \
+            U(RT_CEIL, M(ceil)(x))                                                          \
+            U(RT_ROUND, M(nearbyint)(x))                                                    \
+            U(RT_SQRT, M(sqrt)(x))                                                          \
+            U(RT_RECIPROCAL, 1 / x)                                                         \
+            U(RT_EXP, M(exp)(x))                                                            \
+            U(RT_LOG, M(log)(x))                                                            \
+            U(RT_SIN, M(sin)(x))                                                            \
+            U(RT_COS, M(cos)(x))                                                            \
+            U(RT_TAN, M(tan)(x))                                                            \
+            U(RT_ASIN, M(asin)(x))                                                          \
+            U(RT_ACOS, M(acos)(x))                                                          \
+            U(RT_ATAN, M(atan)(x))                                                          \
+            U(RT_SINH, M(sinh)(x))                                                          \
+            U(RT_COSH, M(cosh)(x))                                                          \
+            U(RT_TANH, M(tanh)(x))                                                          \
+            U(RT_ASINH, M(asinh)(x))                                                        \
+            U(RT_ACOSH, M(acosh)(x))                                                        \
+            U(RT_ATANH, M(atanh)(x))                                                        \
+            U(RT_ERF, M(erf)(x))                                                            \
+            U(RT_SIGMOID, x >= 0 ? 1 / (1 + M(exp)(-x)) : M(exp)(x) / (1 + M(exp)(x)))      \
+            U(RT_RELU, x > 0 ? x : (x != x ? x : 0))                                        \
+            U(RT_LEAKY_RELU, x >= 0 ? x : a * x)                                            \
+            U(RT_ELU, x >= 0 ? x : a * M(expm1)(x))                                         \
+            U(RT_CELU, (T)celu((double)x, (double)a))                                       \
+            U(RT_SELU, x > 0 ? b * x : b * a * M(expm1)(x))                                 \
+            U(RT_SOFTPLUS, (x > 0 ? x : 0) + M(log1p)(M(exp)(-M(fabs)(x))))                 \
+            U(RT_SOFTSIGN, x / (1 + M(fabs)(x)))                                            \
+            U(RT_HARD_SIGMOID, M(fmax)(0, M(fmin)(1, a * x + b)))                           \
+            U(RT_HARD_SWISH, x *M(fmax)(0, M(fmin)(1, x / 6 + (T)0.5)))                     \
+            U(RT_MISH, x *M(tanh)((x > 0 ? x : 0) + M(log1p)(M(exp)(-M(fabs)(x)))))         \
+            U(RT_GELU, (T)0.5 * x * (1 + M(erf)(x * (T)0.70710678118654752440)))            \
+            U(RT_GELU_TANH,                                                                 \
+              (T)0.5 * x *                                                                  \
+                  (1 + M(tanh)((T)0.79788456080286535588 * (x + (T)0.044715 * x * x * x)))) \
+            U(RT_SWISH, x / (1 + M(exp)(-a * x)))                                           \
+            U(RT_THRESHOLDED_RELU, x > a ? x : 0)                                           \
+            U(RT_SHRINK, x<-a ? x + b : x> a ? x - b : 0)                                   \
+        }                                                                                   \
     }
 
 #define F32(fn) fn##f
 #define F64(fn) fn
-#define U(op, value)                                                                               \
-    case op:                                                                                       \
-        for (int64_t i = first; i < last; i++) {                                                   \
-            float x = p[i];                                                                        \
-            q[i] = (value);                                                                        \
-        }                                                                                          \
+#define U(op, value)                             \
+    case op:                                     \
+        for (int64_t i = first; i < last; i++) { \
+            float x = p[i];                      \
+            q[i] = (value);                      \
+        }                                        \
         break;
 static void unary_f32(const unary_job *j, int64_t first, int64_t last)
 {
     UNARY_LOOPS(float, F32)
 }
 #undef U
-#define U(op, value)                                                                               \
-    case op:                                                                                       \
-        for (int64_t i = first; i < last; i++) {                                                   \
-            double x = p[i];                                                                       \
-            q[i] = (value);                                                                        \
-        }                                                                                          \
+#define U(op, value)                             \
+    case op:                                     \
+        for (int64_t i = first; i < last; i++) { \
+            double x = p[i];                     \
+            q[i] = (value);                      \
+        }                                        \
         break;
 static void unary_f64(const unary_job *j, int64_t first, int64_t last)
 {
@@ -133,7 +135,8 @@ static void unary_predicate(const unary_job *j, int64_t first, int64_t last)
     unsigned char *y = (unsigned char *)j->y->data;
     for (int64_t i = first; i < last; i++) {
         double x = rt_get_f64(j->x, i);
-        y[i] = j->at->op == RT_IS_NAN ? x != x : isinf(x) && (x < 0 ? j->at->alpha != 0 : j->at->beta != 0);
+        y[i] = j->at->op == RT_IS_NAN ? x != x
+                                      : isinf(x) && (x < 0 ? j->at->alpha != 0 : j->at->beta != 0);
     }
 }
 
@@ -160,7 +163,8 @@ void rt_unary(const rt_env *env, const void *attr, const rt_tensor *in, const rt
 
 /* ------------------------------------------------------------------ broadcasting */
 
-/* Up to three operands seen from the output: strides in elements, 0 along broadcast axes; axes that run together are joined. */
+/* Up to three operands seen from the output: strides in elements, 0 along broadcast axes; axes that
+ * run together are joined. */
 typedef struct broadcast {
     int rank, n;
     int64_t dims[RT_MAX_RANK], stride[3][RT_MAX_RANK];
@@ -223,77 +227,80 @@ typedef struct binary_job {
     const rt_tensor *x, *y;
 } binary_job;
 
-/* A row: both operands may stand still (stride 0) or run. The four usual cases get loops that vectorise. */
-#define ROW(T, R, value)                                                                           \
-    {                                                                                              \
-        const T *p = (const T *)j->x[0].data + o[0], *q = (const T *)j->x[1].data + o[1];          \
-        R *r = (R *)j->y->data + to;                                                               \
-        if (sa == 1 && sb == 1)                                                                    \
-            for (int64_t i = 0; i < n; i++) {                                                      \
-                T x = p[i], y = q[i];                                                              \
-                r[i] = (R)(value);                                                                 \
-            }                                                                                      \
-        else if (sa == 1 && sb == 0) {                                                             \
-            T y = q[0];                                                                            \
-            for (int64_t i = 0; i < n; i++) {                                                      \
-                T x = p[i];                                                                        \
-                r[i] = (R)(value);                                                                 \
-            }                                                                                      \
-        } else if (sa == 0 && sb == 1) {                                                           \
-            T x = p[0];                                                                            \
-            for (int64_t i = 0; i < n; i++) {                                                      \
-                T y = q[i];                                                                        \
-                r[i] = (R)(value);                                                                 \
-            }                                                                                      \
-        } else                                                                                     \
-            for (int64_t i = 0; i < n; i++) {                                                      \
-                T x = p[i * sa], y = q[i * sb];                                                    \
-                r[i] = (R)(value);                                                                 \
-            }                                                                                      \
-    }                                                                                              \
+/* A row: both operands may stand still (stride 0) or run. The four usual cases get loops that
+ * vectorise. */
+#define ROW(T, R, value)                                                                  \
+    {                                                                                     \
+        const T *p = (const T *)j->x[0].data + o[0], *q = (const T *)j->x[1].data + o[1]; \
+        R *r = (R *)j->y->data + to;                                                      \
+        if (sa == 1 && sb == 1)                                                           \
+            for (int64_t i = 0; i < n; i++) {                                             \
+                T x = p[i], y = q[i];                                                     \
+                r[i] = (R)(value);                                                        \
+            }                                                                             \
+        else if (sa == 1 && sb == 0) {                                                    \
+            T y = q[0];                                                                   \
+            for (int64_t i = 0; i < n; i++) {                                             \
+                T x = p[i];                                                               \
+                r[i] = (R)(value);                                                        \
+            }                                                                             \
+        } else if (sa == 0 && sb == 1) {                                                  \
+            T x = p[0];                                                                   \
+            for (int64_t i = 0; i < n; i++) {                                             \
+                T y = q[i];                                                               \
+                r[i] = (R)(value);                                                        \
+            }                                                                             \
+        } else                                                                            \
+            for (int64_t i = 0; i < n; i++) {                                             \
+                T x = p[i * sa], y = q[i * sb];                                           \
+                r[i] = (R)(value);                                                        \
+            }                                                                             \
+    }                                                                                     \
     break;
 
-#define FLOAT_ROWS(T, M)                                                                           \
-    switch (j->op) {                                                                               \
-    case RT_ADD:                                                                                   \
-        ROW(T, T, x + y)                                                                           \
-    case RT_SUB:                                                                                   \
-        ROW(T, T, x - y)                                                                           \
-    case RT_MUL:                                                                                   \
-        ROW(T, T, x *y)                                                                            \
-    case RT_DIV:                                                                                   \
-        ROW(T, T, x / y)                                                                           \
-    case RT_POW:                                                                                   \
-        ROW(T, T, y == 2 ? x * x : M(pow)(x, y))                                                   \
-    case RT_MAX:                                                                                   \
-        ROW(T, T, x != x || x > y ? x : y)                                                         \
-    case RT_MIN:                                                                                   \
-        ROW(T, T, x != x || x < y ? x : y)                                                         \
-    case RT_MOD:                                                                                   \
-        ROW(T, T, x - M(floor)(x / y) * y)                                                         \
-    case RT_FMOD:                                                                                  \
-        ROW(T, T, M(fmod)(x, y))                                                                   \
-    case RT_PRELU:                                                                                 \
-        ROW(T, T, x >= 0 ? x : x * y)                                                              \
-    case RT_EQUAL:                                                                                 \
-        ROW(T, unsigned char, x == y)                                                              \
-    case RT_LESS:                                                                                  \
-        ROW(T, unsigned char, x < y)                                                               \
-    case RT_LESS_EQUAL:                                                                            \
-        ROW(T, unsigned char, x <= y)                                                              \
-    case RT_GREATER:                                                                               \
-        ROW(T, unsigned char, x > y)                                                               \
-    case RT_GREATER_EQUAL:                                                                         \
-        ROW(T, unsigned char, x >= y)                                                              \
-    default:                                                                                       \
-        break;                                                                                     \
+#define FLOAT_ROWS(T, M)                         \
+    switch (j->op) {                             \
+    case RT_ADD:                                 \
+        ROW(T, T, x + y)                         \
+    case RT_SUB:                                 \
+        ROW(T, T, x - y)                         \
+    case RT_MUL:                                 \
+        ROW(T, T, x *y)                          \
+    case RT_DIV:                                 \
+        ROW(T, T, x / y)                         \
+    case RT_POW:                                 \
+        ROW(T, T, y == 2 ? x * x : M(pow)(x, y)) \
+    case RT_MAX:                                 \
+        ROW(T, T, x != x || x > y ? x : y)       \
+    case RT_MIN:                                 \
+        ROW(T, T, x != x || x < y ? x : y)       \
+    case RT_MOD:                                 \
+        ROW(T, T, x - M(floor)(x / y) * y)       \
+    case RT_FMOD:                                \
+        ROW(T, T, M(fmod)(x, y))                 \
+    case RT_PRELU:                               \
+        ROW(T, T, x >= 0 ? x : x * y)            \
+    case RT_EQUAL:                               \
+        ROW(T, unsigned char, x == y)            \
+    case RT_LESS:                                \
+        ROW(T, unsigned char, x < y)             \
+    case RT_LESS_EQUAL:                          \
+        ROW(T, unsigned char, x <= y)            \
+    case RT_GREATER:                             \
+        ROW(T, unsigned char, x > y)             \
+    case RT_GREATER_EQUAL:                       \
+        ROW(T, unsigned char, x >= y)            \
+    default:                                     \
+        break;                                   \
     }
 
-static void row_f32(const binary_job *j, const int64_t *o, int64_t to, int64_t n, int64_t sa, int64_t sb)
+static void row_f32(const binary_job *j, const int64_t *o, int64_t to, int64_t n, int64_t sa,
+                    int64_t sb)
 {
     FLOAT_ROWS(float, F32)
 }
-static void row_f64(const binary_job *j, const int64_t *o, int64_t to, int64_t n, int64_t sa, int64_t sb)
+static void row_f64(const binary_job *j, const int64_t *o, int64_t to, int64_t n, int64_t sa,
+                    int64_t sb)
 {
     FLOAT_ROWS(double, F64)
 }
@@ -376,19 +383,23 @@ static int64_t int_binary(int op, int64_t x, int64_t y, int bits)
     }
 }
 
-static void row_int(const binary_job *j, const int64_t *o, int64_t to, int64_t n, int64_t sa, int64_t sb)
+static void row_int(const binary_job *j, const int64_t *o, int64_t to, int64_t n, int64_t sa,
+                    int64_t sb)
 {
     int bits = 8 * (int)rt_dtype_size(j->x[0].dtype);
     for (int64_t i = 0; i < n; i++)
         rt_set_i64(j->y, to + i,
-                   int_binary(j->op, rt_get_i64(&j->x[0], o[0] + i * sa), rt_get_i64(&j->x[1], o[1] + i * sb), bits));
+                   int_binary(j->op, rt_get_i64(&j->x[0], o[0] + i * sa),
+                              rt_get_i64(&j->x[1], o[1] + i * sb), bits));
 }
 
 /* A power with operands of two types: through double. */
-static void row_mixed(const binary_job *j, const int64_t *o, int64_t to, int64_t n, int64_t sa, int64_t sb)
+static void row_mixed(const binary_job *j, const int64_t *o, int64_t to, int64_t n, int64_t sa,
+                      int64_t sb)
 {
     for (int64_t i = 0; i < n; i++)
-        rt_set_f64(j->y, to + i, pow(rt_get_f64(&j->x[0], o[0] + i * sa), rt_get_f64(&j->x[1], o[1] + i * sb)));
+        rt_set_f64(j->y, to + i,
+                   pow(rt_get_f64(&j->x[0], o[0] + i * sa), rt_get_f64(&j->x[1], o[1] + i * sb)));
 }
 
 static void binary_range(void *context, int64_t first, int64_t last, int thread)
@@ -396,7 +407,8 @@ static void binary_range(void *context, int64_t first, int64_t last, int thread)
     const binary_job *j = (const binary_job *)context;
     const broadcast *b = &j->b;
     int64_t n = b->rank ? b->dims[b->rank - 1] : 1, o[3];
-    int64_t sa = b->rank ? b->stride[0][b->rank - 1] : 0, sb = b->rank ? b->stride[1][b->rank - 1] : 0;
+    int64_t sa = b->rank ? b->stride[0][b->rank - 1] : 0,
+            sb = b->rank ? b->stride[1][b->rank - 1] : 0;
     int mixed = j->x[0].dtype != j->x[1].dtype;
     (void)thread;
     /* [first, last) in elements: whole rows, and parts of long ones */
@@ -417,7 +429,8 @@ static void binary_range(void *context, int64_t first, int64_t last, int thread)
     }
 }
 
-/* binary: A, B broadcast -> Y. op: rt_binary_op; comparisons give bool. Pow may have operands of two types. */
+/* binary: A, B broadcast -> Y. op: rt_binary_op; comparisons give bool. Pow may have operands of
+ * two types. */
 void rt_binary(const rt_env *env, const void *attr, const rt_tensor *in, const rt_tensor *out)
 {
     binary_job j = {((const rt_binary_attr *)attr)->op, {0, 0, {0}, {{0}}}, in, &out[0]};
@@ -440,12 +453,12 @@ void rt_where(const rt_env *env, const void *attr, const rt_tensor *in, const rt
         for (int k = 0; k < 3; k++)
             s[k] = b.rank ? b.stride[k][b.rank - 1] : 0;
         const unsigned char *c = (const unsigned char *)in[0].data + o[0];
-#define TAKE(T)                                                                                    \
-    {                                                                                              \
-        const T *p = (const T *)in[1].data + o[1], *q = (const T *)in[2].data + o[2];              \
-        T *r = (T *)out[0].data + at;                                                              \
-        for (int64_t i = 0; i < n; i++)                                                            \
-            r[i] = c[i * s[0]] ? p[i * s[1]] : q[i * s[2]];                                        \
+#define TAKE(T)                                                                       \
+    {                                                                                 \
+        const T *p = (const T *)in[1].data + o[1], *q = (const T *)in[2].data + o[2]; \
+        T *r = (T *)out[0].data + at;                                                 \
+        for (int64_t i = 0; i < n; i++)                                               \
+            r[i] = c[i * s[0]] ? p[i * s[1]] : q[i * s[2]];                           \
     }
         if (size == 4)
             TAKE(uint32_t)
@@ -459,7 +472,8 @@ void rt_where(const rt_env *env, const void *attr, const rt_tensor *in, const rt
     }
 }
 
-/* cast: X -> Y of the same shape and another type. Float to integer truncates; what does not fit wraps at 64 bits. */
+/* cast: X -> Y of the same shape and another type. Float to integer truncates; what does not fit
+ * wraps at 64 bits. */
 void rt_cast(const rt_env *env, const void *attr, const rt_tensor *in, const rt_tensor *out)
 {
     int64_t n = rt_count(&out[0]);
@@ -471,7 +485,8 @@ void rt_cast(const rt_env *env, const void *attr, const rt_tensor *in, const rt_
     }
     for (int64_t i = 0; i < n; i++) {
         if (out[0].dtype == RT_BOOL)
-            ((unsigned char *)out[0].data)[i] = from_float ? rt_get_f64(&in[0], i) != 0 : rt_get_i64(&in[0], i) != 0;
+            ((unsigned char *)out[0].data)[i] =
+                from_float ? rt_get_f64(&in[0], i) != 0 : rt_get_i64(&in[0], i) != 0;
         else if (from_float || to_float)
             rt_set_f64(&out[0], i, from_float ? rt_get_f64(&in[0], i) : rt_int_as_f64(&in[0], i));
         else

@@ -1,4 +1,5 @@
-/* runtime/kernels/index.c: gathers, scatters, selections. An index from data is clamped into its axis. */
+/* runtime/kernels/index.c: gathers, scatters, selections. An index from data is clamped into its
+ * axis. */
 #include "runtime/kernels/kernels.h"
 
 #include <string.h>
@@ -14,7 +15,8 @@ void rt_gather(const rt_env *env, const void *attr, const rt_tensor *in, const r
     for (int64_t o = 0; o < outer && size; o++)
         for (int64_t i = 0; i < n; i++)
             memcpy((char *)out[0].data + (size_t)(o * n + i) * row,
-                   (const char *)x->data + (size_t)(o * size + rt_index(&in[1], i, size)) * row, row);
+                   (const char *)x->data + (size_t)(o * size + rt_index(&in[1], i, size)) * row,
+                   row);
 }
 
 /* Element of `data` that index element i of gather_elements and scatter_elements means. */
@@ -31,7 +33,8 @@ static int64_t element_at(const rt_tensor *data, const rt_tensor *index, int64_t
 }
 
 /* gather_elements: X, indices -> Y of the indices' shape. */
-void rt_gather_elements(const rt_env *env, const void *attr, const rt_tensor *in, const rt_tensor *out)
+void rt_gather_elements(const rt_env *env, const void *attr, const rt_tensor *in,
+                        const rt_tensor *out)
 {
     int axis = ((const rt_gather_elements_attr *)attr)->axis;
     int64_t n = rt_count(&in[1]);
@@ -43,7 +46,8 @@ void rt_gather_elements(const rt_env *env, const void *attr, const rt_tensor *in
 }
 
 /* Offset of slice i of a gather_nd or scatter_nd, in slices. */
-static int64_t slice_at(const rt_tensor *data, const rt_tensor *index, int64_t i, int batch_dims, int64_t slices_a_batch)
+static int64_t slice_at(const rt_tensor *data, const rt_tensor *index, int64_t i, int batch_dims,
+                        int64_t slices_a_batch)
 {
     int64_t depth = index->dims[index->rank - 1], at = 0;
     for (int64_t k = 0; k < depth; k++) {
@@ -63,12 +67,13 @@ void rt_gather_nd(const rt_env *env, const void *attr, const rt_tensor *in, cons
     int batch = ((const rt_gather_nd_attr *)attr)->batch_dims;
     const rt_tensor *x = &in[0], *index = &in[1];
     int depth = (int)index->dims[index->rank - 1];
-    int64_t n = rt_product(index->dims, 0, index->rank - 1), slices = rt_product(x->dims, batch, batch + depth);
+    int64_t n = rt_product(index->dims, 0, index->rank - 1),
+            slices = rt_product(x->dims, batch, batch + depth);
     size_t size = (size_t)rt_product(x->dims, batch + depth, x->rank) * rt_dtype_size(x->dtype);
     (void)env;
     for (int64_t i = 0; i < n && rt_count(x); i++)
-        memcpy((char *)out[0].data + (size_t)i * size, (const char *)x->data + (size_t)slice_at(x, index, i, batch, slices) * size,
-               size);
+        memcpy((char *)out[0].data + (size_t)i * size,
+               (const char *)x->data + (size_t)slice_at(x, index, i, batch, slices) * size, size);
 }
 
 /* y op x. reduction: 0 none, 1 add, 2 mul, 3 max, 4 min. */
@@ -81,14 +86,19 @@ static void combine(const rt_tensor *y, int64_t at, const rt_tensor *x, int64_t 
         memcpy((char *)y->data + (size_t)at * size, (const char *)x->data + (size_t)i * size, size);
     } else if (rt_is_float(y->dtype)) {
         double a = rt_get_f64(y, at), b = rt_get_f64(x, i);
-        rt_set_f64(y, at, reduction == 1 ? a + b : reduction == 2 ? a * b : (reduction == 3) == (a > b) ? a : b);
+        rt_set_f64(y, at,
+                   reduction == 1                ? a + b
+                   : reduction == 2              ? a * b
+                   : (reduction == 3) == (a > b) ? a
+                                                 : b);
     } else {
         int64_t a = rt_get_i64(y, at), b = rt_get_i64(x, i);
         uint64_t u = (uint64_t)a, v = (uint64_t)b;
-        rt_set_i64(y, at, reduction == 1   ? (int64_t)(u + v)
-                          : reduction == 2 ? (int64_t)(u * v)
-                          : (reduction == 3) == (a > b) ? a
-                                                        : b);
+        rt_set_i64(y, at,
+                   reduction == 1                ? (int64_t)(u + v)
+                   : reduction == 2              ? (int64_t)(u * v)
+                   : (reduction == 3) == (a > b) ? a
+                                                 : b);
     }
 }
 
@@ -99,7 +109,8 @@ static void copy_data(const rt_tensor *x, const rt_tensor *y)
 }
 
 /* scatter_elements: X, indices, updates -> Y. In place allowed. */
-void rt_scatter_elements(const rt_env *env, const void *attr, const rt_tensor *in, const rt_tensor *out)
+void rt_scatter_elements(const rt_env *env, const void *attr, const rt_tensor *in,
+                         const rt_tensor *out)
 {
     const rt_scatter_elements_attr *a = (const rt_scatter_elements_attr *)attr;
     int64_t n = rt_count(&in[1]);
@@ -114,7 +125,8 @@ void rt_scatter_nd(const rt_env *env, const void *attr, const rt_tensor *in, con
 {
     const rt_tensor *index = &in[1], *y = &out[0];
     int depth = (int)index->dims[index->rank - 1];
-    int64_t n = rt_product(index->dims, 0, index->rank - 1), size = rt_product(y->dims, depth, y->rank);
+    int64_t n = rt_product(index->dims, 0, index->rank - 1),
+            size = rt_product(y->dims, depth, y->rank);
     int reduction = ((const rt_scatter_nd_attr *)attr)->reduction;
     (void)env;
     copy_data(&in[0], y);
@@ -125,7 +137,8 @@ void rt_scatter_nd(const rt_env *env, const void *attr, const rt_tensor *in, con
     }
 }
 
-/* gather_grad: dY (indices.., row), indices -> dX (rows, row): rows of dY added up where they were taken from axis 0. */
+/* gather_grad: dY (indices.., row), indices -> dX (rows, row): rows of dY added up where they were
+ * taken from axis 0. */
 void rt_gather_grad(const rt_env *env, const void *attr, const rt_tensor *in, const rt_tensor *out)
 {
     const rt_tensor *dx = &out[0];
@@ -139,7 +152,8 @@ void rt_gather_grad(const rt_env *env, const void *attr, const rt_tensor *in, co
     }
 }
 
-/* one_hot: indices, depth, values [off, on] -> Y with a new axis. An index outside [-depth, depth) gives a row of off. */
+/* one_hot: indices, depth, values [off, on] -> Y with a new axis. An index outside [-depth, depth)
+ * gives a row of off. */
 void rt_one_hot(const rt_env *env, const void *attr, const rt_tensor *in, const rt_tensor *out)
 {
     int axis = ((const rt_one_hot_attr *)attr)->axis;
@@ -149,18 +163,22 @@ void rt_one_hot(const rt_env *env, const void *attr, const rt_tensor *in, const 
     (void)env;
     for (int64_t i = 0; i < n; i++) {
         int64_t from = i / (inner * depth) * inner + i % inner, k = i / inner % depth;
-        int64_t at = rt_is_float(in[0].dtype) ? (int64_t)rt_get_f64(&in[0], from) : rt_get_i64(&in[0], from);
+        int64_t at =
+            rt_is_float(in[0].dtype) ? (int64_t)rt_get_f64(&in[0], from) : rt_get_i64(&in[0], from);
         int hit = at == k || at + depth == k;
-        memcpy((char *)y->data + (size_t)i * size, (const char *)in[2].data + (hit ? size : 0), size);
+        memcpy((char *)y->data + (size_t)i * size, (const char *)in[2].data + (hit ? size : 0),
+               size);
     }
 }
 
-/* top_k: X -> values, indices (int64): the k largest (or smallest) along an axis, in order; of equals the first. */
+/* top_k: X -> values, indices (int64): the k largest (or smallest) along an axis, in order; of
+ * equals the first. */
 void rt_top_k(const rt_env *env, const void *attr, const rt_tensor *in, const rt_tensor *out)
 {
     const rt_top_k_attr *a = (const rt_top_k_attr *)attr;
     const rt_tensor *x = &in[0];
-    int64_t n = x->dims[a->axis], k = out[0].dims[a->axis], inner = rt_product(x->dims, a->axis + 1, x->rank);
+    int64_t n = x->dims[a->axis], k = out[0].dims[a->axis],
+            inner = rt_product(x->dims, a->axis + 1, x->rank);
     int64_t outer = rt_product(x->dims, 0, a->axis);
     int64_t *index = (int64_t *)out[1].data;
     (void)env;

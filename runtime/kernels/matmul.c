@@ -1,7 +1,8 @@
 /* runtime/kernels/matmul.c: MatMul and Gemm. */
 #include "runtime/gemm.h"
 
-/* matmul: A (.., M, K), B (.., K, N), Y (.., M, N) of one rank >= 2; batch axes broadcast. trans_a: A is (.., K, M); trans_b: B is
+/* matmul: A (.., M, K), B (.., K, N), Y (.., M, N) of one rank >= 2; batch axes broadcast. trans_a:
+ * A is (.., K, M); trans_b: B is
  * (.., N, K). When B is one matrix and A is not transposed, the batch joins the rows. */
 void rt_matmul(const rt_env *env, const void *attr, const rt_tensor *in, const rt_tensor *out)
 {
@@ -9,12 +10,14 @@ void rt_matmul(const rt_env *env, const void *attr, const rt_tensor *in, const r
     const rt_tensor *a = &in[0], *b = &in[1], *y = &out[0];
     int r = y->rank;
     size_t size = rt_dtype_size(y->dtype);
-    int64_t m = y->dims[r - 2], n = y->dims[r - 1], k = a->dims[r - (at->trans_a ? 2 : 1)], batch = 1, batch_b = 1;
+    int64_t m = y->dims[r - 2], n = y->dims[r - 1], k = a->dims[r - (at->trans_a ? 2 : 1)],
+            batch = 1, batch_b = 1;
     for (int i = 0; i < r - 2; i++) {
         batch *= y->dims[i];
         batch_b *= b->dims[i];
     }
-    int64_t lda = a->dims[r - 1], ldb = b->dims[r - 1], rows_a = a->dims[r - 2], rows_b = b->dims[r - 2];
+    int64_t lda = a->dims[r - 1], ldb = b->dims[r - 1], rows_a = a->dims[r - 2],
+            rows_b = b->dims[r - 2];
     int64_t count_a = 1;
     for (int i = 0; i < r - 2; i++)
         count_a *= a->dims[i];
@@ -32,28 +35,32 @@ void rt_matmul(const rt_env *env, const void *attr, const rt_tensor *in, const r
             step_a *= a->dims[d];
             step_b *= b->dims[d];
         }
-        rt_matrix ma = {(const char *)a->data + (size_t)(ia * rows_a * lda) * size, at->trans_a ? 1 : lda, at->trans_a ? lda : 1};
-        rt_matrix mb = {(const char *)b->data + (size_t)(ib * rows_b * ldb) * size, at->trans_b ? 1 : ldb, at->trans_b ? ldb : 1};
-        rt_gemm(env, y->dtype, m, n, k, 1, ma, mb, 0, (char *)y->data + (size_t)(i * m * n) * size, n);
+        rt_matrix ma = {(const char *)a->data + (size_t)(ia * rows_a * lda) * size,
+                        at->trans_a ? 1 : lda, at->trans_a ? lda : 1};
+        rt_matrix mb = {(const char *)b->data + (size_t)(ib * rows_b * ldb) * size,
+                        at->trans_b ? 1 : ldb, at->trans_b ? ldb : 1};
+        rt_gemm(env, y->dtype, m, n, k, 1, ma, mb, 0, (char *)y->data + (size_t)(i * m * n) * size,
+                n);
     }
 }
 
-#define FILL(T)                                                                                    \
-    {                                                                                              \
-        const T *from = (const T *)c->data;                                                        \
-        T *to = (T *)y->data;                                                                      \
-        for (int64_t i = 0; i < m; i++)                                                            \
-            for (int64_t j = 0; j < n; j++)                                                        \
-                to[i * n + j] = from[i * row + j * col];                                           \
+#define FILL(T)                                          \
+    {                                                    \
+        const T *from = (const T *)c->data;              \
+        T *to = (T *)y->data;                            \
+        for (int64_t i = 0; i < m; i++)                  \
+            for (int64_t j = 0; j < n; j++)              \
+                to[i * n + j] = from[i * row + j * col]; \
     }
-#define RELU(T)                                                                                    \
-    {                                                                                              \
-        T *to = (T *)y->data;                                                                      \
-        for (int64_t i = 0; i < m * n; i++)                                                        \
-            to[i] = to[i] > 0 ? to[i] : (to[i] != to[i] ? to[i] : 0);                              \
+#define RELU(T)                                                       \
+    {                                                                 \
+        T *to = (T *)y->data;                                         \
+        for (int64_t i = 0; i < m * n; i++)                           \
+            to[i] = to[i] > 0 ? to[i] : (to[i] != to[i] ? to[i] : 0); \
     }
 
-/* gemm: A, B (2-D), C (left out, or broadcast to (M,N)); Y = alpha op(A) op(B) + beta C, then Relu where `relu` is set. */
+/* gemm: A, B (2-D), C (left out, or broadcast to (M,N)); Y = alpha op(A) op(B) + beta C, then Relu
+ * where `relu` is set. */
 void rt_gemm_op(const rt_env *env, const void *attr, const rt_tensor *in, const rt_tensor *out)
 {
     const rt_gemm_op_attr *at = (const rt_gemm_op_attr *)attr;

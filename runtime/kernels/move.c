@@ -31,8 +31,8 @@ static void copy_row(char *y, int64_t to, const char *x, int64_t from, int64_t n
         memcpy(y, x, (size_t)n * size);
         return;
     }
-#define ROW(T)                                                                                     \
-    for (int64_t i = 0; i < n; i++)                                                                \
+#define ROW(T)                      \
+    for (int64_t i = 0; i < n; i++) \
         ((T *)(void *)y)[i * to] = ((const T *)(const void *)x)[i * from];
     if (size == 4) {
         ROW(uint32_t)
@@ -47,16 +47,19 @@ static void copy_row(char *y, int64_t to, const char *x, int64_t from, int64_t n
 }
 
 /* Walks the rows of `dims`; one side is dense, the other lies at offset + sum of index x stride. */
-static void walk(const rt_tensor *dense, const rt_tensor *spread, int64_t offset, const int32_t *stride, int put)
+static void walk(const rt_tensor *dense, const rt_tensor *spread, int64_t offset,
+                 const int32_t *stride, int put)
 {
     int r = dense->rank;
-    int64_t n = r ? dense->dims[r - 1] : 1, count = rt_count(dense), index[RT_MAX_RANK] = {0}, at = offset;
+    int64_t n = r ? dense->dims[r - 1] : 1, count = rt_count(dense), index[RT_MAX_RANK] = {0},
+            at = offset;
     size_t size = rt_dtype_size(dense->dtype);
     int64_t step = r ? stride[r - 1] : 1;
     if (count == 0)
         return;
     for (int64_t done = 0; done < count; done += n) {
-        char *d = (char *)dense->data + (size_t)done * size, *s = (char *)spread->data + at * (int64_t)size;
+        char *d = (char *)dense->data + (size_t)done * size,
+             *s = (char *)spread->data + at * (int64_t)size;
         if (put)
             copy_row(s, step, d, 1, n, size);
         else
@@ -71,7 +74,8 @@ static void walk(const rt_tensor *dense, const rt_tensor *spread, int64_t offset
     }
 }
 
-/* strided: Y[i..] = X[offset + sum i_d stride_d]: slices, transposes, expansions, parts. Strides in elements, one per axis of Y. */
+/* strided: Y[i..] = X[offset + sum i_d stride_d]: slices, transposes, expansions, parts. Strides in
+ * elements, one per axis of Y. */
 void rt_strided(const rt_env *env, const void *attr, const rt_tensor *in, const rt_tensor *out)
 {
     const rt_strided_attr *a = (const rt_strided_attr *)attr;
@@ -79,8 +83,8 @@ void rt_strided(const rt_env *env, const void *attr, const rt_tensor *in, const 
     walk(&out[0], &in[0], a->offset, a->stride, 0);
 }
 
-/* strided_put: Y[offset + sum i_d stride_d] = X[i..]; the rest of Y stays as it is. Strides per axis of X. Y is also in[1], so
- * that it is known to be live. */
+/* strided_put: Y[offset + sum i_d stride_d] = X[i..]; the rest of Y stays as it is. Strides per
+ * axis of X. Y is also in[1], so that it is known to be live. */
 void rt_strided_put(const rt_env *env, const void *attr, const rt_tensor *in, const rt_tensor *out)
 {
     const rt_strided_put_attr *a = (const rt_strided_put_attr *)attr;
@@ -134,7 +138,8 @@ void rt_cum_sum(const rt_env *env, const void *attr, const rt_tensor *in, const 
 {
     const rt_cum_sum_attr *a = (const rt_cum_sum_attr *)attr;
     const rt_tensor *y = &out[0];
-    int64_t n = y->dims[a->axis], inner = rt_product(y->dims, a->axis + 1, y->rank), outer = rt_product(y->dims, 0, a->axis);
+    int64_t n = y->dims[a->axis], inner = rt_product(y->dims, a->axis + 1, y->rank),
+            outer = rt_product(y->dims, 0, a->axis);
     int is_float = rt_is_float(y->dtype);
     (void)env;
     for (int64_t o = 0; o < outer; o++)
@@ -157,7 +162,8 @@ void rt_cum_sum(const rt_env *env, const void *attr, const rt_tensor *in, const 
         }
 }
 
-/* Where a position in the padded axis comes from; -1: from nowhere. mode 0 constant, 1 reflect, 2 edge, 3 wrap. */
+/* Where a position in the padded axis comes from; -1: from nowhere. mode 0 constant, 1 reflect, 2
+ * edge, 3 wrap. */
 static int64_t pad_source(int64_t i, int64_t size, int mode)
 {
     if ((i >= 0 && i < size) || mode == 0)
@@ -181,11 +187,13 @@ void rt_pad(const rt_env *env, const void *attr, const rt_tensor *in, const rt_t
     for (int64_t i = 0; i < n; i++) {
         int64_t at = 0;
         for (int d = 0; d < y->rank && at >= 0; d++) {
-            int64_t from = x->dims[d] ? pad_source(index[d] - a->begin[d], x->dims[d], a->mode) : -1;
+            int64_t from =
+                x->dims[d] ? pad_source(index[d] - a->begin[d], x->dims[d], a->mode) : -1;
             at = from < 0 ? -1 : at * x->dims[d] + from;
         }
         if (at >= 0)
-            memcpy((char *)y->data + (size_t)i * size, (const char *)x->data + (size_t)at * size, size);
+            memcpy((char *)y->data + (size_t)i * size, (const char *)x->data + (size_t)at * size,
+                   size);
         else if (in[1].data)
             memcpy((char *)y->data + (size_t)i * size, in[1].data, size);
         else
@@ -196,7 +204,8 @@ void rt_pad(const rt_env *env, const void *attr, const rt_tensor *in, const rt_t
 }
 
 /* reverse_sequence: X, lengths -> Y: the first lengths[b] steps of each sequence, backwards. */
-void rt_reverse_sequence(const rt_env *env, const void *attr, const rt_tensor *in, const rt_tensor *out)
+void rt_reverse_sequence(const rt_env *env, const void *attr, const rt_tensor *in,
+                         const rt_tensor *out)
 {
     const rt_reverse_sequence_attr *a = (const rt_reverse_sequence_attr *)attr;
     const rt_tensor *y = &out[0];
@@ -205,9 +214,11 @@ void rt_reverse_sequence(const rt_env *env, const void *attr, const rt_tensor *i
     (void)env;
     for (int64_t t = 0; t < steps; t++)
         for (int64_t b = 0; b < y->dims[a->batch_axis]; b++) {
-            int64_t length = rt_get_i64(&in[1], b), from = t < length && length <= steps ? length - 1 - t : t;
+            int64_t length = rt_get_i64(&in[1], b),
+                    from = t < length && length <= steps ? length - 1 - t : t;
             int64_t to_row = a->time_axis == 0 ? t * n1 + b : b * n1 + t;
             int64_t from_row = a->time_axis == 0 ? from * n1 + b : b * n1 + from;
-            memcpy((char *)y->data + (size_t)to_row * size, (const char *)in[0].data + (size_t)from_row * size, size);
+            memcpy((char *)y->data + (size_t)to_row * size,
+                   (const char *)in[0].data + (size_t)from_row * size, size);
         }
 }

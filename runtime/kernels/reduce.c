@@ -1,4 +1,5 @@
-/* runtime/kernels/reduce.c: reductions. Sums of floats run in double over fixed blocks: the same bits for any thread count. */
+/* runtime/kernels/reduce.c: reductions. Sums of floats run in double over fixed blocks: the same
+ * bits for any thread count. */
 #include "runtime/kernels/kernels.h"
 
 #include <math.h>
@@ -7,7 +8,8 @@
 typedef struct reduce_job {
     int op, nkeep, nred;
     const rt_tensor *x, *y;
-    int64_t keep_dims[RT_MAX_RANK], keep_stride[RT_MAX_RANK], red_dims[RT_MAX_RANK], red_stride[RT_MAX_RANK];
+    int64_t keep_dims[RT_MAX_RANK], keep_stride[RT_MAX_RANK], red_dims[RT_MAX_RANK],
+        red_stride[RT_MAX_RANK];
     int64_t count; /* elements per result */
 } reduce_job;
 
@@ -27,7 +29,10 @@ static void add_axis(int64_t *dims, int64_t *stride, int *n, int64_t size, int64
 
 static double start_of(int op)
 {
-    return op == RT_REDUCE_MAX || op == RT_LOG_SUM_EXP ? -INFINITY : op == RT_REDUCE_MIN ? INFINITY : op == RT_PROD ? 1 : 0;
+    return op == RT_REDUCE_MAX || op == RT_LOG_SUM_EXP ? -INFINITY
+           : op == RT_REDUCE_MIN                       ? INFINITY
+           : op == RT_PROD                             ? 1
+                                                       : 0;
 }
 
 static double step_of(int op, double acc, double x)
@@ -89,19 +94,21 @@ static double run_f32(int op, double acc, const float *p, int64_t n)
     return acc;
 }
 
-static double reduce_one(const reduce_job *j, int64_t base, int op, double shift)
+/* shift: sum of exp(x - *shift) instead, where it is given. */
+static double reduce_one(const reduce_job *j, int64_t base, int op, const double *shift)
 {
     double acc = start_of(op);
     int last = j->nred - 1;
-    int64_t n = j->nred ? j->red_dims[last] : 1, step = j->nred ? j->red_stride[last] : 1, index[RT_MAX_RANK] = {0};
+    int64_t n = j->nred ? j->red_dims[last] : 1, step = j->nred ? j->red_stride[last] : 1,
+            index[RT_MAX_RANK] = {0};
     int64_t at = base, rows = n ? j->count / n : 0;
     for (int64_t row = 0; row < rows; row++) {
-        if (j->x->dtype == RT_F32 && step == 1 && shift == 0) {
+        if (j->x->dtype == RT_F32 && step == 1 && !shift) {
             acc = run_f32(op, acc, (const float *)j->x->data + at, n);
         } else {
             for (int64_t i = 0; i < n; i++) {
                 double x = rt_get_f64(j->x, at + i * step);
-                acc = step_of(op, acc, shift != 0 ? exp(x - shift) : x);
+                acc = step_of(op, acc, shift ? exp(x - *shift) : x);
             }
         }
         for (int d = last - 1; d >= 0; d--) {
@@ -118,15 +125,8 @@ static double reduce_one(const reduce_job *j, int64_t base, int op, double shift
 /* log(sum e^x), by the largest. */
 static double log_sum_exp(const reduce_job *j, int64_t base)
 {
-    double most = reduce_one(j, base, RT_REDUCE_MAX, 0);
-    double shift = isinf(most) ? 0 : most;
-    if (isinf(most))
-        return most;
-    double sum = shift == 0 ? 0 : reduce_one(j, base, RT_SUM, shift);
-    if (shift == 0) { /* a shift of 0 means no shift to reduce_one: nudge it, exactly undone */
-        sum = reduce_one(j, base, RT_SUM, 0x1p-1000);
-    }
-    return shift + log(sum);
+    double most = reduce_one(j, base, RT_REDUCE_MAX, NULL);
+    return isinf(most) ? most : most + log(reduce_one(j, base, RT_SUM, &most));
 }
 
 static int64_t int_step(int op, int64_t acc, int64_t x)
@@ -150,7 +150,9 @@ static int64_t int_step(int op, int64_t acc, int64_t x)
 
 static int64_t reduce_int(const reduce_job *j, int64_t base)
 {
-    int64_t acc = j->op == RT_REDUCE_MAX ? INT64_MIN : j->op == RT_REDUCE_MIN ? INT64_MAX : j->op == RT_PROD;
+    int64_t acc = j->op == RT_REDUCE_MAX   ? INT64_MIN
+                  : j->op == RT_REDUCE_MIN ? INT64_MAX
+                                           : j->op == RT_PROD;
     for (int64_t i = 0; i < j->count; i++) {
         int64_t rest = i, at = base;
         for (int d = j->nred - 1; d >= 0; d--) {
@@ -178,16 +180,18 @@ static void reduce_range(void *context, int64_t first, int64_t last, int thread)
     (void)thread;
     for (int64_t i = first; i < last; i++) {
         int64_t base = base_of(j, i);
-        if (!rt_is_float(j->x->dtype) && j->op != RT_L2 && j->op != RT_LOG_SUM && j->op != RT_LOG_SUM_EXP)
+        if (!rt_is_float(j->x->dtype) && j->op != RT_L2 && j->op != RT_LOG_SUM &&
+            j->op != RT_LOG_SUM_EXP)
             rt_set_i64(j->y, i, reduce_int(j, base));
         else if (j->op == RT_LOG_SUM_EXP)
             rt_set_f64(j->y, i, log_sum_exp(j, base));
         else
-            rt_set_f64(j->y, i, finish(j, reduce_one(j, base, j->op, 0)));
+            rt_set_f64(j->y, i, finish(j, reduce_one(j, base, j->op, NULL)));
     }
 }
 
-/* Sums down the columns of (rows, cols): rows are added one after another, in blocks of columns held as double. */
+/* Sums down the columns of (rows, cols): rows are added one after another, in blocks of columns
+ * held as double. */
 static void column_sums(void *context, int64_t first, int64_t last, int thread)
 {
     const reduce_job *j = (const reduce_job *)context;
@@ -226,25 +230,29 @@ void rt_reduce(const rt_env *env, const void *attr, const rt_tensor *in, const r
             add_axis(j.keep_dims, j.keep_stride, &j.nkeep, x->dims[d], step[d + 1]);
     }
     int64_t results = rt_count(&out[0]);
-    int columns = x->dtype == RT_F32 && (a->op == RT_SUM || a->op == RT_MEAN) && j.nkeep == 1 && j.nred == 1 && j.keep_stride[0] == 1;
+    int columns = x->dtype == RT_F32 && (a->op == RT_SUM || a->op == RT_MEAN) && j.nkeep == 1 &&
+                  j.nred == 1 && j.keep_stride[0] == 1;
     if (columns && j.count)
         rt_parallel(env, results, 256, column_sums, &j);
     else
         rt_parallel(env, results, j.count > 4096 ? 1 : 4096 / (j.count + 1) + 1, reduce_range, &j);
 }
 
-/* arg: X -> Y (int64): position of the largest (or smallest) along an axis; of equals the first, or the last. */
+/* arg: X -> Y (int64): position of the largest (or smallest) along an axis; of equals the first, or
+ * the last. */
 void rt_arg(const rt_env *env, const void *attr, const rt_tensor *in, const rt_tensor *out)
 {
     const rt_arg_attr *a = (const rt_arg_attr *)attr;
     const rt_tensor *x = &in[0];
-    int64_t n = x->dims[a->axis], inner = rt_product(x->dims, a->axis + 1, x->rank), outer = rt_product(x->dims, 0, a->axis);
+    int64_t n = x->dims[a->axis], inner = rt_product(x->dims, a->axis + 1, x->rank),
+            outer = rt_product(x->dims, 0, a->axis);
     (void)env;
     for (int64_t o = 0; o < outer; o++)
         for (int64_t i = 0; i < inner; i++) {
             int64_t best = 0;
             for (int64_t k = 1; k < n; k++) {
-                double v = rt_get_f64(x, (o * n + k) * inner + i), w = rt_get_f64(x, (o * n + best) * inner + i);
+                double v = rt_get_f64(x, (o * n + k) * inner + i),
+                       w = rt_get_f64(x, (o * n + best) * inner + i);
                 if ((a->largest ? v > w : v < w) || (a->last && v == w))
                     best = k;
             }

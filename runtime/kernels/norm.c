@@ -1,0 +1,303 @@
+/* runtime/kernels/norm.c: softmax and normalisations, and their gradients. */
+#include "runtime/kernels/kernels.h"
+
+#include <math.h>
+
+/* Rows along an axis: element k of row (o, i) at (o * n + k) * inner + i. */
+typedef struct rows {
+    const rt_tensor *a, *b, *c, *y, *z;
+    int64_t n, inner, count;
+    int log;
+    double epsilon;
+} rows;
+
+static rows rows_along(const rt_tensor *x, int from, int to)
+{
+    rows r = {0, 0, 0, 0, 0, rt_product(x->dims, from, to), rt_product(x->dims, to, x->rank),
+              0, 0, 0};
+    r.count = rt_product(x->dims, 0, from) * r.inner;
+    return r;
+}
+
+static int64_t grain(const rows *r)
+{
+    return r->n > 8192 ? 1 : 8192 / (r->n + 1) + 1;
+}
+
+#define BASE(row) ((row) / r->inner * r->n * r->inner + (row) % r->inner)
+
+/* Each body is written once for float and double: T the type, M the function of math.h. */
+#define SOFTMAX(T, M)                                                                        \
+    const T *x = (const T *)r->a->data;                                                      \
+    T *y = (T *)r->y->data;                                                                  \
+    for (int64_t row = first; row < last; row++) {                                           \
+        int64_t base = BASE(row), st = r->inner;                                             \
+        T most = x[base];                                                                    \
+        double sum = 0;                                                                      \
+        for (int64_t k = 1; k < r->n; k++)                                                   \
+            most = x[base + k * st] > most ? x[base + k * st] : most;                        \
+        for (int64_t k = 0; k < r->n; k++) {                                                 \
+            T e = M(exp)(x[base + k * st] - most);                                           \
+            sum += (double)e;                                                                \
+            y[base + k * st] = r->log ? x[base + k * st] - most : e;                         \
+        }                                                                                    \
+        T scale = (T)(1 / sum), shift = (T)log(sum);                                         \
+        for (int64_t k = 0; k < r->n; k++)                                                   \
+            y[base + k * st] = r->log ? y[base + k * st] - shift : y[base + k * st] * scale; \
+    }
+#define SOFTMAX_GRAD(T, M)                                                                 \
+    const T *dy = (const T *)r->a->data, *y = (const T *)r->b->data;                       \
+    T *dx = (T *)r->y->data;                                                               \
+    for (int64_t row = first; row < last; row++) {                                         \
+        int64_t base = BASE(row), st = r->inner;                                           \
+        double sum = 0;                                                                    \
+        for (int64_t k = 0; k < r->n; k++)                                                 \
+            sum += (double)dy[base + k * st] * (r->log ? 1 : (double)y[base + k * st]);    \
+        for (int64_t k = 0; k < r->n; k++) {                                               \
+            int64_t at = base + k * st;                                                    \
+            dx[at] = r->log ? dy[at] - M(exp)(y[at]) * (T)sum : (dy[at] - (T)sum) * y[at]; \
+        }                                                                                  \
+    }
+/* Mean and 1/deviation of a row. */
+#define MOMENTS(T)                                                          \
+    double mean = 0, var = 0;                                               \
+    for (int64_t k = 0; k < r->n; k++)                                      \
+        mean += (double)x[base + k];                                        \
+    mean /= (double)r->n;                                                   \
+    for (int64_t k = 0; k < r->n; k++)                                      \
+        var += ((double)x[base + k] - mean) * ((double)x[base + k] - mean); \
+    double inv = 1 / sqrt(var / (double)r->n + r->epsilon);
+#define LAYER_NORM(T, M)                                                \
+    const T *x = (const T *)r->a->data, *scale = (const T *)r->b->data, \
+            *bias = (const T *)r->c->data;                              \
+    T *y = (T *)r->y->data;                                             \
+    int64_t ns = rt_count(r->b);                                        \
+    for (int64_t row = first; row < last; row++) {                      \
+        int64_t base = row * r->n;                                      \
+        MOMENTS(T)                                                      \
+        for (int64_t k = 0; k < r->n; k++) {                            \
+            T h = (T)((double)x[base + k] - mean) * (T)inv;             \
+            h *= scale[ns == 1 ? 0 : k % ns];                           \
+            y[base + k] = bias ? h + bias[k % rt_count(r->c)] : h;      \
+        }                                                               \
+        if (r->z[0].data)                                               \
+            rt_set_f64(&r->z[0], row, mean);                            \
+        if (r->z[1].data)                                               \
+            rt_set_f64(&r->z[1], row, inv);                             \
+    }
+#define LAYER_NORM_GRAD(T, M)                                                      \
+    const T *dy = (const T *)r->a->data, *x = (const T *)r->b->data,               \
+            *scale = (const T *)r->c->data;                                        \
+    T *dx = (T *)r->y->data, *dh = (T *)r->z->data;                                \
+    int64_t ns = rt_count(r->c);                                                   \
+    for (int64_t row = first; row < last; row++) {                                 \
+        int64_t base = row * r->n;                                                 \
+        double s1 = 0, s2 = 0;                                                     \
+        MOMENTS(T)                                                                 \
+        for (int64_t k = 0; k < r->n; k++) {                                       \
+            double xhat = ((double)x[base + k] - mean) * inv;                      \
+            double h = (double)dy[base + k] * (double)scale[ns == 1 ? 0 : k % ns]; \
+            s1 += h;                                                               \
+            s2 += h * xhat;                                                        \
+        }                                                                          \
+        s1 /= (double)r->n;                                                        \
+        s2 /= (double)r->n;                                                        \
+        for (int64_t k = 0; k < r->n; k++) {                                       \
+            double xhat = ((double)x[base + k] - mean) * inv;                      \
+            double h = (double)dy[base + k] * (double)scale[ns == 1 ? 0 : k % ns]; \
+            if (dh)                                                                \
+                dh[base + k] = (T)((double)dy[base + k] * xhat);                   \
+            if (dx)                                                                \
+                dx[base + k] = (T)((h - s1 - xhat * s2) * inv);                    \
+        }                                                                          \
+    }
+
+#define F32(fn) fn##f
+#define F64(fn) fn
+#define BODY(name, macro)                                                    \
+    static void name##_f32(const rows *r, int64_t first, int64_t last)       \
+    {                                                                        \
+        macro(float, F32)                                                    \
+    }                                                                        \
+    static void name##_f64(const rows *r, int64_t first, int64_t last)       \
+    {                                                                        \
+        macro(double, F64)                                                   \
+    }                                                                        \
+    static void name(void *context, int64_t first, int64_t last, int thread) \
+    {                                                                        \
+        const rows *r = (const rows *)context;                               \
+        (void)thread;                                                        \
+        (r->a->dtype == RT_F64 ? name##_f64 : name##_f32)(r, first, last);   \
+    }
+BODY(softmax, SOFTMAX)
+BODY(softmax_grad, SOFTMAX_GRAD)
+BODY(layer_norm, LAYER_NORM)
+BODY(layer_norm_grad, LAYER_NORM_GRAD)
+
+/* softmax: X -> Y along `axis`; log: its logarithm. */
+void rt_softmax(const rt_env *env, const void *attr, const rt_tensor *in, const rt_tensor *out)
+{
+    const rt_softmax_attr *a = (const rt_softmax_attr *)attr;
+    rows r = rows_along(&in[0], a->axis, a->axis + 1);
+    r.a = &in[0], r.y = &out[0], r.log = a->log;
+    if (r.n)
+        rt_parallel(env, r.count, grain(&r), softmax, &r);
+}
+
+/* softmax_grad: dY, Y -> dX. */
+void rt_softmax_grad(const rt_env *env, const void *attr, const rt_tensor *in, const rt_tensor *out)
+{
+    const rt_softmax_grad_attr *a = (const rt_softmax_grad_attr *)attr;
+    rows r = rows_along(&in[0], a->axis, a->axis + 1);
+    r.a = &in[0], r.b = &in[1], r.y = &out[0], r.log = a->log;
+    rt_parallel(env, r.count, grain(&r), softmax_grad, &r);
+}
+
+/* layer_norm: X, scale, bias (or left out) -> Y, mean, 1/deviation (or left out), over the axes
+ * from `axis` on. */
+void rt_layer_norm(const rt_env *env, const void *attr, const rt_tensor *in, const rt_tensor *out)
+{
+    const rt_layer_norm_attr *a = (const rt_layer_norm_attr *)attr;
+    rows r = rows_along(&in[0], a->axis, in[0].rank);
+    r.a = &in[0], r.b = &in[1], r.c = &in[2], r.y = &out[0], r.z = &out[1], r.epsilon = a->epsilon;
+    rt_parallel(env, r.count, grain(&r), layer_norm, &r);
+}
+
+/* layer_norm_grad: dY, X, scale -> dX, dY * xhat (either may be left out). */
+void rt_layer_norm_grad(const rt_env *env, const void *attr, const rt_tensor *in,
+                        const rt_tensor *out)
+{
+    const rt_layer_norm_grad_attr *a = (const rt_layer_norm_grad_attr *)attr;
+    rows r = rows_along(&in[1], a->axis, in[1].rank);
+    r.a = &in[0], r.b = &in[1], r.c = &in[2], r.y = &out[0], r.z = &out[1], r.epsilon = a->epsilon;
+    rt_parallel(env, r.count, grain(&r), layer_norm_grad, &r);
+}
+
+/* ------------------------------------------------------------------ BatchNormalization, X (N, C,
+ * S..) */
+
+typedef struct batch {
+    const rt_env *env;
+    const rt_tensor *in, *out;
+    int64_t n, c, size;
+    double epsilon, momentum;
+    int training;
+} batch;
+
+static double at(const batch *b, const rt_tensor *t, int64_t n, int64_t c, int64_t i)
+{
+    int64_t k = (n * b->c + c) * b->size + i;
+    return t->dtype == RT_F32 ? (double)((const float *)t->data)[k] : rt_get_f64(t, k);
+}
+
+static void put(const batch *b, const rt_tensor *t, int64_t n, int64_t c, int64_t i, double x)
+{
+    int64_t k = (n * b->c + c) * b->size + i;
+    if (t->dtype == RT_F32)
+        ((float *)t->data)[k] = (float)x;
+    else
+        rt_set_f64(t, k, x);
+}
+
+/* Population mean and variance of a channel. */
+static void moments(const batch *b, const rt_tensor *x, int64_t c, double *mean, double *var)
+{
+    double sum = 0, square = 0, count = (double)(b->n * b->size);
+    for (int64_t n = 0; n < b->n; n++)
+        for (int64_t i = 0; i < b->size; i++)
+            sum += at(b, x, n, c, i);
+    *mean = sum / count;
+    for (int64_t n = 0; n < b->n; n++)
+        for (int64_t i = 0; i < b->size; i++) {
+            double d = at(b, x, n, c, i) - *mean;
+            square += d * d;
+        }
+    *var = square / count;
+}
+
+static void normalise(void *context, int64_t first, int64_t last, int thread)
+{
+    const batch *b = (const batch *)context;
+    (void)thread;
+    for (int64_t c = first; c < last; c++) {
+        double mean = rt_get_f64(&b->in[3], c), var = rt_get_f64(&b->in[4], c);
+        if (b->training) {
+            double old_mean = mean, old_var = var;
+            moments(b, &b->in[0], c, &mean, &var);
+            if (b->out[1].data)
+                rt_set_f64(&b->out[1], c, old_mean * b->momentum + mean * (1 - b->momentum));
+            if (b->out[2].data)
+                rt_set_f64(&b->out[2], c, old_var * b->momentum + var * (1 - b->momentum));
+        }
+        double f = rt_get_f64(&b->in[1], c) / sqrt(var + b->epsilon),
+               shift = rt_get_f64(&b->in[2], c);
+        for (int64_t n = 0; n < b->n; n++)
+            for (int64_t i = 0; i < b->size; i++)
+                put(b, &b->out[0], n, c, i, (at(b, &b->in[0], n, c, i) - mean) * f + shift);
+    }
+}
+
+/* batch_norm: X, scale, B, mean, var -> Y, and in training the next mean and var (or left out). */
+void rt_batch_norm(const rt_env *env, const void *attr, const rt_tensor *in, const rt_tensor *out)
+{
+    const rt_batch_norm_attr *a = (const rt_batch_norm_attr *)attr;
+    const rt_tensor *x = &in[0];
+    batch b = {env,
+               in,
+               out,
+               x->dims[0],
+               x->rank > 1 ? x->dims[1] : 1,
+               rt_product(x->dims, 2, x->rank),
+               a->epsilon,
+               a->momentum,
+               a->training};
+    rt_parallel(env, b.c, 4, normalise, &b);
+}
+
+static void normalise_grad(void *context, int64_t first, int64_t last, int thread)
+{
+    const batch *b = (const batch *)context;
+    const rt_tensor *dy = &b->in[0], *x = &b->in[1];
+    double count = (double)(b->n * b->size);
+    (void)thread;
+    for (int64_t c = first; c < last; c++) {
+        double mean, var, s1 = 0, s2 = 0;
+        moments(b, x, c, &mean, &var);
+        double inv = 1 / sqrt(var + b->epsilon);
+        for (int64_t n = 0; n < b->n; n++)
+            for (int64_t i = 0; i < b->size; i++) {
+                double d = at(b, dy, n, c, i);
+                s1 += d;
+                s2 += d * (at(b, x, n, c, i) - mean) * inv;
+            }
+        if (b->out[1].data)
+            rt_set_f64(&b->out[1], c, s2);
+        if (b->out[2].data)
+            rt_set_f64(&b->out[2], c, s1);
+        double f = rt_get_f64(&b->in[2], c) * inv;
+        for (int64_t n = 0; n < b->n && b->out[0].data; n++)
+            for (int64_t i = 0; i < b->size; i++) {
+                double xhat = (at(b, x, n, c, i) - mean) * inv;
+                put(b, &b->out[0], n, c, i,
+                    f * (at(b, dy, n, c, i) - s1 / count - xhat * s2 / count));
+            }
+    }
+}
+
+/* batch_norm_grad: dY, X, scale -> dX, dscale, dB (each may be left out); the batch's own
+ * statistics. */
+void rt_batch_norm_grad(const rt_env *env, const void *attr, const rt_tensor *in,
+                        const rt_tensor *out)
+{
+    const rt_tensor *x = &in[1];
+    batch b = {env,
+               in,
+               out,
+               x->dims[0],
+               x->dims[1],
+               rt_product(x->dims, 2, x->rank),
+               ((const rt_batch_norm_grad_attr *)attr)->epsilon,
+               0,
+               1};
+    rt_parallel(env, b.c, 4, normalise_grad, &b);
+}
