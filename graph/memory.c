@@ -45,6 +45,21 @@ bool mtbal_mul_i64(int64_t a, int64_t b, int64_t *result)
 
 /* ------------------------------------------------------------------ arenas */
 
+/* Under AddressSanitizer what lies between the pieces is out of bounds. */
+#ifdef __has_feature
+#if __has_feature(address_sanitizer)
+#define GUARDED
+#endif
+#endif
+#if defined GUARDED || defined __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+enum { GAP = 16 };
+#else
+#define ASAN_POISON_MEMORY_REGION(p, size)   ((void)(p), (void)(size))
+#define ASAN_UNPOISON_MEMORY_REGION(p, size) ((void)(p), (void)(size))
+enum { GAP = 0 };
+#endif
+
 enum { ALIGN = 16, FIRST_BLOCK = 16 * 1024, LARGEST_BLOCK = 1024 * 1024 };
 
 typedef struct block {
@@ -86,6 +101,7 @@ void mtbal_arena_free(mtbal_arena *arena)
         return;
     for (block *b = arena->blocks, *next; b; b = next) {
         next = b->next;
+        ASAN_UNPOISON_MEMORY_REGION(b->bytes, b->size);
         mtbal_free(b);
     }
     mtbal_free(arena->names.names);
@@ -106,6 +122,7 @@ static block *new_block(mtbal_arena *arena, size_t least)
     block **link = large && arena->blocks ? &arena->blocks->next : &arena->blocks;
     *b = (block){.next = *link, .size = size};
     *link = b;
+    ASAN_POISON_MEMORY_REGION(b->bytes, size);
     arena->total += sizeof *b + size;
     return b;
 }
@@ -114,8 +131,9 @@ static block *new_block(mtbal_arena *arena, size_t least)
  */
 static void *take(mtbal_arena *arena, size_t size)
 {
-    bool possible = size <= SIZE_MAX - ALIGN && (!hook || hook(hook_context, size));
-    size = (size + ALIGN - 1) / ALIGN * ALIGN;
+    bool possible = size <= SIZE_MAX - ALIGN - GAP && (!hook || hook(hook_context, size));
+    size_t asked = size;
+    size = (size + ALIGN - 1) / ALIGN * ALIGN + GAP;
     block *b = arena->blocks;
     if (!possible)
         b = NULL;
@@ -127,6 +145,7 @@ static void *take(mtbal_arena *arena, size_t size)
     }
     void *p = b->bytes + b->used;
     b->used += size;
+    ASAN_UNPOISON_MEMORY_REGION(p, asked);
     return p;
 }
 
