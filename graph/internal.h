@@ -11,8 +11,8 @@ const char *graph_fresh(mtbal_model *model, const char *format, ...) MTBAL_PRINT
  * mistake. */
 bool graph_arena_failed(const mtbal_arena *arena);
 
-/* operands.c: whether the node has as many operands as its op takes, and those of one type that
- * must be. MTBAL_OK for an op that is not in the list. */
-mtbal_status graph_check_operands(const mtbal_node *node, mtbal_diag *diag);
+/* operands.c: whether the node has as many operands as its op takes and, with `types`, those of one
+ * type that must be. MTBAL_OK for an op that is not in the list. */
+mtbal_status graph_check_operands(const mtbal_node *node, bool types, mtbal_diag *diag);
 
 #endif

@@ -65,7 +65,7 @@ static mtbal_status check_types(const mtbal_node *node, const signature *s, int 
     return MTBAL_OK;
 }
 
-mtbal_status graph_check_operands(const mtbal_node *node, mtbal_diag *diag)
+mtbal_status graph_check_operands(const mtbal_node *node, bool types, mtbal_diag *diag)
 {
     const signature *s = node->opcode >= 0 ? &signatures[node->opcode] : NULL;
     if (!s || !s->in)
@@ -73,5 +73,5 @@ mtbal_status graph_check_operands(const mtbal_node *node, mtbal_diag *diag)
     int letters = (int)strcspn(s->in, "+*");
     char end = s->in[letters];
     MTBAL_TRY(check_counts(node, s, letters, end != 0, diag));
-    return end == '*' ? MTBAL_OK : check_types(node, s, letters, diag);
+    return end == '*' || !types ? MTBAL_OK : check_types(node, s, letters, diag);
 }

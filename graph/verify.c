@@ -293,8 +293,8 @@ static mtbal_status check_node(checker *c, mtbal_node *node)
 {
     for (int i = 0; i < node->nin; i++)
         MTBAL_TRY(check_operand(c, node, node->in[i]));
-    if (node->opcode >= 0)
-        MTBAL_TRY(graph_check_operands(node, c->diag));
+    if (node->opcode >= 0) /* types in a function are those of the last call only */
+        MTBAL_TRY(graph_check_operands(node, !c->in, c->diag));
     else
         MTBAL_TRY(check_call(c, node));
     for (const mtbal_attr *a = node->attrs; a; a = a->next)
