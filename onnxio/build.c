@@ -10,6 +10,7 @@ typedef struct builder {
     mtbal_diag *diag;
     bool metadata; /* nodes may carry metadata: IR 10 */
     bool changed;  /* something differs from what was read */
+    mtbal_symbols bound;
 } builder;
 
 static mtbal_status no_memory(builder *b)
@@ -168,7 +169,7 @@ static mtbal_status build_initializers(builder *b, const mtbal_graph *graph, Onn
 static Onnx__ValueInfoProto *build_info(builder *b, const mtbal_value *value,
                                         Onnx__ValueInfoProto *info)
 {
-    bool typed = !info || !mtbal_type_declared(info->type, &value->type);
+    bool typed = !info || !mtbal_type_declared(info->type, &value->type, &b->bound);
     bool named = info && strcmp(info->name ? info->name : "", value->name) == 0;
     if (named && !typed)
         return info;
@@ -641,11 +642,14 @@ mtbal_status mtbal_build_model(mtbal_model *model, mtbal_arena *arena, Onnx__Mod
                                bool *changed, mtbal_diag *diag)
 {
     mtbal_diag own = {0};
-    builder state = {model, arena, diag ? diag : &own, model->ir_version >= 10, false};
+    builder state = {.model = model, .arena = arena, .diag = diag ? diag : &own};
     builder *b = &state;
     const mtbal_origin *o = model->origin;
     Onnx__ModelProto *p = *message = mtbal_arena_alloc(arena, sizeof *p);
     if (!p)
+        return no_memory(b);
+    b->metadata = model->ir_version >= 10;
+    if (mtbal_bound_symbols(model->graph, arena, &b->bound) != MTBAL_OK)
         return no_memory(b);
     onnx__model_proto__init(p);
     if (o)

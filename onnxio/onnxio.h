@@ -34,10 +34,11 @@ void mtbal_writer_abort(mtbal_writer *writer);      /* removes the temporary fil
 /* ------------------------------------------------------------------ scan.c: the wire format,
  * checked before unpacking */
 
-/* Refuses, in linear time and constant memory: nesting deeper than 100 messages, more than the
- * given number of nodes, values or attributes, singular message fields that come twice, truncated
- * or overlong varints, groups, field number 0, lengths beyond the message, strings with NUL, sizes
- * whose unpacking would need more memory than 64 x the file + 64 MB. */
+/* Refuses, in linear time and constant memory: nesting deeper than 100 messages, more than 64
+ * million of them, singular message fields that come twice, truncated or overlong varints, groups,
+ * field number 0, fields of the wrong wire type, lengths beyond the message, strings with NUL or
+ * invalid UTF-8 (doc strings only: NUL), files above 2 GB, and such as unpacked would take more
+ * memory than 32 x the file + 64 MB. */
 mtbal_status mtbal_scan_model(const unsigned char *bytes, size_t size, const char *path,
                               mtbal_diag *diag);
 
@@ -50,11 +51,15 @@ mtbal_status mtbal_scan_model(const unsigned char *bytes, size_t size, const cha
 mtbal_status mtbal_onnx_read(const char *path, mtbal_model **model, mtbal_diag *diag);
 mtbal_status mtbal_onnx_read_bytes(const void *bytes, size_t size, const char *path,
                                    mtbal_model **model, mtbal_diag *diag);
-/* Writes a model. What was read and not changed is written as it was read, unknown fields included.
+/* Writes a model. What was read and not changed is written as it was read, unknown fields included;
+ * a tensor or attribute counts as unchanged while its `origin` is set, so who changes its contents
+ * clears that, or puts a new one in its place. A model that was read and not changed at all gives
+ * the very bytes of its file. The data file and the model are both complete on the disk before
+ * either gets its name; the model may be written over the very files that it was read from.
  * External tensors stay references when the output lies in the folder of their files; else their
  * ranges are copied, not loaded, into
- * `<output>.data`. Initializers made here above `external_above` bytes go to `<output>.data` when
- * the model had external data or would pass 2 GB. */
+ * `<output>.data`. Initializers made here above 1 KB go to `<output>.data` when the model had
+ * external data; all above 1 KB do when it would pass 2 GB. */
 mtbal_status mtbal_onnx_write(mtbal_model *model, const char *path, mtbal_diag *diag);
 /* The same bytes into memory (mtbal_malloc); external tensors stay references. */
 mtbal_status mtbal_onnx_write_bytes(mtbal_model *model, unsigned char **bytes, size_t *size,
@@ -75,8 +80,8 @@ typedef struct mtbal_array {
     void *data; /* row-major, native; Fortran order is transposed on reading, big-endian swapped */
 } mtbal_array;
 /* Reads all arrays of a zip of .npy files, stored or deflated, zip64 included, or one .npy file
- * (named as the file). All memory belongs to the result. Strings and object arrays are refused by
- * name when asked for, not at opening. */
+ * (named as the file). All memory belongs to the result. Arrays of strings, objects or records do
+ * not hinder the others: their dtype is MTBAL_UNDEFINED and their data NULL. Sorted by name. */
 typedef struct mtbal_npz {
     int count;
     mtbal_array *arrays;

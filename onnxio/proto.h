@@ -53,8 +53,17 @@ mtbal_status mtbal_proto_tensors(ProtobufCMessage *message, mtbal_tensor_visit *
 
 mtbal_status mtbal_type_from_proto(mtbal_model *model, const Onnx__TypeProto *proto,
                                    mtbal_type *type);
-/* Does the declaration still say what `type` says? What it leaves open it does not contradict. */
-bool mtbal_type_declared(const Onnx__TypeProto *proto, const mtbal_type *type);
+/* The dimension names of the inputs' declarations that have become numbers. */
+typedef struct mtbal_symbols {
+    size_t count;
+    const char **names;
+} mtbal_symbols;
+mtbal_status mtbal_bound_symbols(const mtbal_graph *graph, mtbal_arena *arena,
+                                 mtbal_symbols *bound);
+/* Does the declaration still hold? What inference found beyond it does not matter: a declared name
+ * is a name for whatever the size is, unless it was bound. */
+bool mtbal_type_declared(const Onnx__TypeProto *proto, const mtbal_type *type,
+                         const mtbal_symbols *bound);
 Onnx__TypeProto *mtbal_type_to_proto(const mtbal_type *type, mtbal_arena *arena);
 
 /* ------------------------------------------------------------------ convert.c */

@@ -14,7 +14,7 @@ enum {
     MAX_FIELD = 536870911, /* 2^29 - 1 */
     BLOCK_OVERHEAD = 16,   /* of malloc, and rounding */
     SCANNED_MEMBER = 64,   /* protobuf-c's note of one field while it unpacks a message */
-    MEMORY_PER_BYTE = 32,  /* what a legitimate model needs is below this, see docs */
+    MEMORY_PER_BYTE = 32,  /* a legitimate model needs less: at most 24 in attributes alone */
     MEMORY_FREE = 64 << 20,
     MAX_MESSAGES = 64000000, /* nodes, values, attributes and their like */
 };

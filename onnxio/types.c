@@ -3,8 +3,6 @@
 
 #include <string.h>
 
-typedef Onnx__TypeProto__ValueCase type_case;
-
 /* The tensor type inside a sequence or optional of it; NULL for maps and sparse tensors. */
 static const Onnx__TypeProto__Tensor *tensor_of(const Onnx__TypeProto *proto, mtbal_kind *kind)
 {
@@ -67,7 +65,16 @@ mtbal_status mtbal_type_from_proto(mtbal_model *model, const Onnx__TypeProto *pr
     return MTBAL_OK;
 }
 
-bool mtbal_type_declared(const Onnx__TypeProto *proto, const mtbal_type *type)
+static bool is_bound(const mtbal_symbols *bound, const char *symbol)
+{
+    for (size_t i = 0; symbol && i < bound->count; i++)
+        if (strcmp(bound->names[i], symbol) == 0)
+            return true;
+    return false;
+}
+
+bool mtbal_type_declared(const Onnx__TypeProto *proto, const mtbal_type *type,
+                         const mtbal_symbols *bound)
 {
     if (!proto || proto->value_case == ONNX__TYPE_PROTO__VALUE__NOT_SET)
         return true;
@@ -80,7 +87,7 @@ bool mtbal_type_declared(const Onnx__TypeProto *proto, const mtbal_type *type)
     if (tensor->has_elem_type && tensor->elem_type != 0 && type->dtype != MTBAL_UNDEFINED &&
         tensor->elem_type != (int)type->dtype)
         return false;
-    if (!tensor->shape || type->rank < 0)
+    if (!tensor->shape || type->rank < 0 || kind != MTBAL_TENSOR)
         return true;
     if (tensor->shape->n_dim != (size_t)type->rank)
         return false;
@@ -88,15 +95,38 @@ bool mtbal_type_declared(const Onnx__TypeProto *proto, const mtbal_type *type)
         int64_t size;
         const char *symbol;
         declared_dim(tensor->shape->dim[i], &size, &symbol);
-        const mtbal_dim *dim = &type->dims[i];
-        if (size >= 0 && dim->size != size)
+        if (size >= 0 && type->dims[i].size != size)
             return false;
-        if (symbol && dim->size >= 0)
-            return false;
-        if (symbol && dim->symbol && strcmp(symbol, dim->symbol) != 0)
+        if (type->dims[i].size >= 0 && is_bound(bound, symbol))
             return false;
     }
     return true;
+}
+
+mtbal_status mtbal_bound_symbols(const mtbal_graph *graph, mtbal_arena *arena, mtbal_symbols *bound)
+{
+    size_t most = 0;
+    for (int i = 0; i < graph->ninputs; i++)
+        most += graph->inputs[i]->type.rank > 0 ? (size_t)graph->inputs[i]->type.rank : 0;
+    *bound = (mtbal_symbols){0, mtbal_arena_array(arena, most, sizeof *bound->names)};
+    if (!bound->names)
+        return MTBAL_NOMEM;
+    for (int i = 0; i < graph->ninputs; i++) {
+        const Onnx__ValueInfoProto *info = graph->inputs[i]->origin;
+        const mtbal_type *type = &graph->inputs[i]->type;
+        mtbal_kind kind;
+        const Onnx__TypeProto__Tensor *tensor = tensor_of(info ? info->type : NULL, &kind);
+        if (!tensor || !tensor->shape || tensor->shape->n_dim != (size_t)type->rank)
+            continue;
+        for (int k = 0; k < type->rank; k++) {
+            int64_t size;
+            const char *symbol;
+            declared_dim(tensor->shape->dim[k], &size, &symbol);
+            if (symbol && type->dims[k].size >= 0 && !is_bound(bound, symbol))
+                bound->names[bound->count++] = symbol;
+        }
+    }
+    return MTBAL_OK;
 }
 
 /* ------------------------------------------------------------------ to TypeProto */
