@@ -128,7 +128,7 @@ mtbal_status lower_infer(lowering *l, mtbal_node *node)
 
 static bool runs_as_kernel(const lowering *l, const mtbal_node *node)
 {
-    if (node->opcode < 0 || !lower_ops[node->opcode])
+    if (!lower_rule(node))
         return false;
     return !*node->domain || !l->options->no_fuse;
 }

@@ -338,7 +338,8 @@ mtbal_status lower_emit_node(lowering *l, mtbal_node *node)
     if (!l->label)
         return mtbal_no_memory(l->diag);
     bool control = mtbal_node_is(node, "If") || mtbal_node_is(node, "Loop");
-    if (!control && (node->opcode < 0 || !lower_ops[node->opcode]))
+    lower_fn *rule = control ? lower_emit_control : lower_rule(node);
+    if (!rule)
         return lower_refuse(l, node, "there is no kernel for this op");
     const char *why = first_unfit(l, node, &which);
     if (why && strstr(why, "%s")) /* every %s of unfit() stands for the value */
@@ -346,10 +347,7 @@ mtbal_status lower_emit_node(lowering *l, mtbal_node *node)
                             strstr(why, "%s") + 2);
     if (why)
         return lower_refuse(l, node, "%s", why);
-    if (control)
-        MTBAL_TRY(lower_emit_control(l, node));
-    else
-        MTBAL_TRY(lower_ops[node->opcode](l, node));
+    MTBAL_TRY(rule(l, node));
     return l->status;
 }
 

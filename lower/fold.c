@@ -208,13 +208,13 @@ static bool holds_graph(const mtbal_node *node)
 mtbal_status lower_fold(lowering *l, mtbal_node *node, bool *done)
 {
     size_t bytes;
-    if (is_random(node) || holds_graph(node) || node->opcode < 0 || !all_constant(l, node, &bytes))
+    if (is_random(node) || holds_graph(node) || !all_constant(l, node, &bytes))
         return l->status;
     if (mtbal_node_is(node, "NonZero") && node->nin && node->in[0] && node->out[0]) {
         *done = true;
         return fold_non_zero(l, node);
     }
-    if (!lower_ops[node->opcode] || !worth_it(node, bytes))
+    if (!lower_rule(node) || !worth_it(node, bytes))
         return MTBAL_OK;
     return evaluate(l, node, done);
 }

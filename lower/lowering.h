@@ -152,6 +152,7 @@ mtbal_value *lower_new_constant(lowering *l, mtbal_graph *graph, mtbal_dtype dty
 mtbal_status lower_set_constant(lowering *l, mtbal_value *value, mtbal_tensor *tensor);
 /* Writes the node in terms of others, where a rule of expand.c says so. */
 mtbal_status lower_expand(lowering *l, mtbal_node *node, lower_walk *walk);
+bool lower_is_expanded(const mtbal_op *op); /* has it such a rule */
 /* Evaluates a node of constant operands. */
 mtbal_status lower_fold(lowering *l, mtbal_node *node, bool *done);
 
@@ -201,14 +202,14 @@ mtbal_status lower_fuse(lowering *l);
 mtbal_status lower_emit_fused(lowering *l, mtbal_node *node);
 mtbal_status lower_memory(lowering *l);
 mtbal_status lower_make_plan(lowering *l);
-/* Bit k: the kernel may write its first output over input k (31: and all from there on).
- * inplace.c */
-uint32_t lower_in_place(int kernel);
+/* Whether the kernel may write output `out` over input `in`. inplace.c */
+bool lower_in_place(int kernel, int in, int out);
 int lower_root(const lowering *l, int cell);
 
 /* ------------------------------------------------------------------ table.c */
 
 typedef mtbal_status lower_fn(lowering *l, mtbal_node *node);
-extern lower_fn *const lower_ops[MTBAL_NOPS]; /* NULL: none */
+/* How a node runs; NULL: not by a kernel. */
+lower_fn *lower_rule(const mtbal_node *node);
 
 #endif

@@ -75,11 +75,11 @@ static bool whole_cell(const lowering *l, const operand *x)
            op_bytes(*x) == l->cells[lower_root(l, x->cell)].bytes;
 }
 
-/* Whether call c may write its first output over input k. */
-static bool may_overwrite(const call *c, int k)
+/* Whether call c may write output j over input k. */
+static bool may_overwrite(const call *c, int k, int j)
 {
-    const operand *x = &c->in[k], *y = &c->out[0];
-    if (c->kernel < 0 || !(lower_in_place(c->kernel) >> (k < 31 ? k : 31) & 1))
+    const operand *x = &c->in[k], *y = &c->out[j];
+    if (c->kernel < 0 || !lower_in_place(c->kernel, k, j))
         return false;
     if (rt_dtype_size(x->dtype) != rt_dtype_size(y->dtype) || op_count(*x) != op_count(*y))
         return false;
@@ -90,16 +90,16 @@ static bool may_overwrite(const call *c, int k)
     return true;
 }
 
-/* Other operands of the call must not see the memory in another way than input k. */
-static bool only_operand(const lowering *l, const call *c, int k)
+/* Nothing else of the call sees the memory of input k in another way than output j will. */
+static bool only_operand(const lowering *l, const call *c, int k, int j)
 {
     int root = lower_root(l, c->in[k].cell);
     for (int i = 0; i < c->nin; i++)
         if (i != k && c->in[i].cell >= 0 && lower_root(l, c->in[i].cell) == root &&
-            !(may_overwrite(c, i) && c->in[i].offset == c->in[k].offset))
+            !(may_overwrite(c, i, j) && c->in[i].offset == c->in[k].offset))
             return false;
-    for (int i = 1; i < c->nout; i++)
-        if (c->out[i].cell >= 0 && lower_root(l, c->out[i].cell) == root)
+    for (int i = 0; i < c->nout; i++)
+        if (i != j && c->out[i].cell >= 0 && lower_root(l, c->out[i].cell) == root)
             return false;
     return true;
 }
@@ -112,54 +112,59 @@ static void merge(lowering *l, int from, int into)
     a->same = into;
 }
 
-static void write_in_place(lowering *l)
+/* Output j of call i goes over the first operand that allows it. */
+static void place_output(lowering *l, int i, int j)
 {
-    for (int i = 0; i < l->ncalls && !l->options->no_inplace; i++) {
-        const call *c = &l->calls[i];
-        for (int k = 0; k < c->nin && c->nout && c->out[0].cell >= 0; k++) {
-            if (c->in[k].cell < 0 || !may_overwrite(c, k))
-                continue;
-            int x = lower_root(l, c->in[k].cell), y = lower_root(l, c->out[0].cell);
-            bool free_to = x != y && l->cells[x].region == REGION_ARENA && l->cells[x].last == i &&
-                           l->cells[y].region == REGION_ARENA && l->cells[y].first == i;
-            if (free_to && whole_cell(l, &c->in[k]) && whole_cell(l, &c->out[0]) &&
-                only_operand(l, c, k)) {
-                merge(l, y, x);
-                break;
-            }
+    const call *c = &l->calls[i];
+    for (int k = 0; k < c->nin; k++) {
+        if (c->in[k].cell < 0 || !may_overwrite(c, k, j))
+            continue;
+        int x = lower_root(l, c->in[k].cell), y = lower_root(l, c->out[j].cell);
+        bool free_to = x != y && l->cells[x].region == REGION_ARENA && l->cells[x].last == i &&
+                       l->cells[y].region == REGION_ARENA && l->cells[y].first == i;
+        if (free_to && whole_cell(l, &c->in[k]) && whole_cell(l, &c->out[j]) &&
+            only_operand(l, c, k, j)) {
+            merge(l, y, x);
+            return;
         }
     }
 }
 
+static void write_in_place(lowering *l)
+{
+    for (int i = 0; i < l->ncalls && !l->options->no_inplace; i++)
+        for (int j = 0; j < l->calls[i].nout; j++)
+            if (l->calls[i].out[j].cell >= 0)
+                place_output(l, i, j);
+}
+
 /* ------------------------------------------------------------------ next states */
 
-/* The last call that reads cell `state`; INT_MAX when something else hinders. Reads by the call
- * `writer` do not count where it may write over them. */
-static int last_reader(const lowering *l, int state, int writer)
+/* Whether cell n, the next value, may lie where the state does: all readers of the old state come
+ * before its first writer, or are that writer where it works in place. */
+static bool readers_are_before(const lowering *l, int state, int n)
 {
-    int last = l->cells[state].used ? l->cells[state].last : -1;
-    if (last != writer || writer < 0)
-        return last;
+    const cell *s = &l->cells[state];
+    int writer = l->cells[n].first, j = 0;
     const call *c = &l->calls[writer];
-    for (int k = 0; k < c->nin; k++)
-        if (c->in[k].cell >= 0 && lower_root(l, c->in[k].cell) == state &&
-            !(may_overwrite(c, k) && whole_cell(l, &c->in[k])))
-            return INT_MAX;
-    return writer - 1;
+    if (!s->used || s->last < writer)
+        return true;
+    if (s->last > writer)
+        return false;
+    while (j < c->nout && (c->out[j].cell < 0 || lower_root(l, c->out[j].cell) != n))
+        j++;
+    for (int k = 0; k < c->nin && j < c->nout; k++)
+        if (c->in[k].cell >= 0 && lower_root(l, c->in[k].cell) == state)
+            return may_overwrite(c, k, j) && whole_cell(l, &c->in[k]) && only_operand(l, c, k, j);
+    return false;
 }
 
 static bool into_state(lowering *l, const lower_state *s, const operand *next)
 {
     int n = lower_root(l, next->cell);
-    cell *c = &l->cells[n];
-    if (l->options->no_inplace || c->region != REGION_ARENA || !c->used ||
-        !whole_cell(l, next) || c->bytes != l->cells[s->cell].bytes)
-        return false;
-    const call *writer = &l->calls[c->first];
-    bool first_output = writer->nout && writer->out[0].cell >= 0 &&
-                        lower_root(l, writer->out[0].cell) == n;
-    int readers = last_reader(l, s->cell, first_output ? c->first : -1);
-    if (readers >= c->first)
+    const cell *c = &l->cells[n];
+    if (l->options->no_inplace || c->region != REGION_ARENA || !c->used || !whole_cell(l, next) ||
+        c->bytes != l->cells[s->cell].bytes || !readers_are_before(l, s->cell, n))
         return false;
     merge(l, n, s->cell);
     return true;

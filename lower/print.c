@@ -42,7 +42,7 @@ static void print_call(FILE *to, int index, const plan_call *c)
     fprintf(to, " ->");
     for (int i = 0; i < c->nout; i++)
         print_operand(to, &c->out[i]);
-    for (const rt_field *f = c->kernel < 0 || !c->attr ? NULL : rt_kernels[c->kernel].fields;
+    for (const rt_field *f = c->kernel < 0 || !c->attr ? NULL : rt_kernels[c->kernel].fields();
          f && f->name; f++)
         print_field(to, f, c->attr);
     fprintf(to, "  # %s\n", c->label ? c->label : "");

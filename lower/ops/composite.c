@@ -1,0 +1,290 @@
+/* lower/ops/composite.c: normalisations, activations and layouts in terms of other ops. */
+#include "lower/ops/expand.h"
+
+#include <string.h>
+
+/* ------------------------------------------------------------------ normalisations */
+
+/* (x - mean) / (sqrt(E[x^2] - mean^2) + 1e-9) */
+EXPAND(mean_variance_normalization)
+{
+    static const int64_t usual[] = {0, 2, 3};
+    mtbal_builder *b = e->b;
+    mtbal_value *x = expand_in(e, 0);
+    const int64_t *axes;
+    int n = mtbal_attr_ints(e->node, "axes", &axes);
+    if (n < 0) {
+        n = 3;
+        axes = usual;
+    }
+    mtbal_value *mean = mtbal_emit_reduce(b, "ReduceMean", x, n, axes, true);
+    mtbal_value *squares = mtbal_emit_reduce(b, "ReduceMean", MUL(x, x), n, axes, true);
+    mtbal_value *sd = UNARY("Sqrt", SUB(squares, MUL(mean, mean)));
+    e->out[0] = DIV(SUB(x, mean), ADD(sd, LIKE(x, 1e-9)));
+    return MTBAL_OK;
+}
+
+EXPAND(lp_normalization)
+{
+    mtbal_builder *b = e->b;
+    mtbal_value *x = expand_in(e, 0);
+    int64_t axis = mtbal_attr_i(e->node, "axis", -1), p = mtbal_attr_i(e->node, "p", 2);
+    if (!x || (p != 1 && p != 2))
+        return MTBAL_OK;
+    mtbal_value *norm = expand_reduce(b, p == 1 ? "ReduceL1" : "ReduceL2", x, axis);
+    if (!norm)
+        return MTBAL_OK;
+    /* a norm of 0 gives 0, as ONNX's reference does */
+    mtbal_value *none = OP2("Equal", norm, LIKE(x, 0));
+    e->out[0] = DIV(x, WHERE(none, LIKE(x, 1), norm));
+    return MTBAL_OK;
+}
+
+/* The computing type of normalisations: stash_type, float by default. */
+static mtbal_dtype stash_type(const mtbal_node *node, const mtbal_value *x)
+{
+    mtbal_dtype asked = (mtbal_dtype)mtbal_attr_i(node, "stash_type", MTBAL_FLOAT);
+    return x->type.dtype == MTBAL_DOUBLE ? MTBAL_DOUBLE : asked;
+}
+
+EXPAND(rms_normalization)
+{
+    mtbal_builder *b = e->b;
+    mtbal_value *x = expand_in(e, 0), *scale = expand_in(e, 1);
+    if (!x || !scale)
+        return MTBAL_OK;
+    int rank = x->type.rank, n = 0;
+    int64_t axis = mtbal_attr_i(e->node, "axis", -1), axes[64];
+    for (int64_t d = axis < 0 ? axis + rank : axis; d >= 0 && d < rank && n < 64; d++)
+        axes[n++] = d;
+    mtbal_value *u = mtbal_emit_cast(b, x, stash_type(e->node, x));
+    mtbal_value *squares = mtbal_emit_reduce(b, "ReduceMean", MUL(u, u), n, axes, true);
+    mtbal_value *epsilon = LIKE(u, mtbal_attr_f(e->node, "epsilon", 1e-5));
+    mtbal_value *normal = DIV(u, UNARY("Sqrt", ADD(squares, epsilon)));
+    e->out[0] = MUL(mtbal_emit_cast(b, normal, x->type.dtype), scale);
+    if (e->out[0] && scale->type.dtype != x->type.dtype)
+        e->out[0] = MUL(mtbal_emit_cast(b, normal, scale->type.dtype), scale);
+    return MTBAL_OK;
+}
+
+/* Groups of channels are normalised together; scale and bias are per channel since opset 21, per
+ * group before. */
+EXPAND(group_normalization)
+{
+    mtbal_builder *b = e->b;
+    mtbal_value *x = expand_in(e, 0), *scale = expand_in(e, 1), *bias = expand_in(e, 2);
+    int64_t groups = mtbal_attr_i(e->node, "num_groups", 1), one = 1, two = 2;
+    if (!x || !scale || !bias || x->type.rank < 2 || groups < 1 || expand_dim(x, 1) % groups)
+        return MTBAL_OK;
+    int64_t n = expand_dim(x, 0), c = expand_dim(x, 1), whole[64];
+    int64_t per_group = n > 0 && c > 0 ? mtbal_shape_count(&x->type) / (n * groups) : 0;
+    int rank = x->type.rank > 64 ? 64 : x->type.rank;
+    for (int d = 0; d < rank; d++)
+        whole[d] = expand_dim(x, d);
+    mtbal_value *u = mtbal_emit_cast(b, x, stash_type(e->node, x));
+    mtbal_value *x3 = expand_reshape(b, u, 3, (int64_t[]){n, groups, per_group});
+    mtbal_value *mean = mtbal_emit_reduce(b, "ReduceMean", x3, 1, &two, true);
+    mtbal_value *centred = SUB(x3, mean);
+    mtbal_value *var = mtbal_emit_reduce(b, "ReduceMean", MUL(centred, centred), 1, &two, true);
+    mtbal_value *epsilon = LIKE(u, mtbal_attr_f(e->node, "epsilon", 1e-5));
+    mtbal_value *normal = DIV(centred, UNARY("Sqrt", ADD(var, epsilon)));
+    bool per_channel = expand_dim(scale, 0) == c && (c != groups || e->l->opset >= 21);
+    int64_t parts = per_channel ? c : groups;
+    mtbal_value *back = mtbal_emit_cast(
+        b, expand_reshape(b, normal, 3, (int64_t[]){n, parts, c ? per_group * groups / parts : 0}),
+        x->type.dtype);
+    int64_t column[3] = {one, parts, one};
+    mtbal_value *y = ADD(MUL(back, expand_reshape(b, scale, 3, column)),
+                         expand_reshape(b, bias, 3, column));
+    e->out[0] = expand_reshape(b, y, rank, whole);
+    return MTBAL_OK;
+}
+
+/* 1 at the first largest element along the axis. Before opset 13: of the tensor seen as a matrix. */
+EXPAND(hardmax)
+{
+    mtbal_builder *b = e->b;
+    mtbal_value *x = expand_in(e, 0);
+    bool flat = e->l->opset < 13;
+    int64_t axis = mtbal_attr_i(e->node, "axis", flat ? 1 : -1), dims[64], left = 1;
+    if (!x || x->type.rank < 1 || x->type.rank > 64)
+        return MTBAL_OK;
+    int rank = x->type.rank;
+    axis += axis < 0 ? rank : 0;
+    for (int d = 0; d < rank; d++) {
+        dims[d] = expand_dim(x, d);
+        left *= d < axis ? dims[d] : 1;
+    }
+    int64_t count = mtbal_shape_count(&x->type);
+    mtbal_value *u = flat ? expand_reshape(b, x, 2, (int64_t[]){left, left ? count / left : 0}) : x;
+    if (flat)
+        axis = 1;
+    int64_t depth = expand_dim(u, (int)axis), two = 2;
+    mtbal_value *at = mtbal_emit_attrs(b, "ArgMax", 1, &u, "axis=i keepdims=i", axis, (int64_t)0);
+    mtbal_tensor *pair = mtbal_tensor_new(e->l->model, x->type.dtype, 1, &two, NULL);
+    if (!pair)
+        return mtbal_no_memory(e->l->diag);
+    mtbal_tensor_set_f64(pair, 1, 1);
+    mtbal_value *in[3] = {at, mtbal_const_i64(b, depth), mtbal_const_tensor(b, pair)};
+    mtbal_value *y = mtbal_emit_attrs(b, "OneHot", 3, in, "axis=i", axis);
+    e->out[0] = flat ? expand_reshape(b, y, rank, dims) : y;
+    return MTBAL_OK;
+}
+
+/* ------------------------------------------------------------------ activations */
+
+static mtbal_value *silu(mtbal_builder *b, mtbal_value *x, double alpha)
+{
+    return MUL(x, UNARY("Sigmoid", alpha == 1 ? x : MUL(x, LIKE(x, alpha))));
+}
+
+EXPAND(swish)
+{
+    e->out[0] = silu(e->b, expand_in(e, 0), mtbal_attr_f(e->node, "alpha", 1));
+    return MTBAL_OK;
+}
+
+EXPAND(mish)
+{
+    mtbal_builder *b = e->b;
+    mtbal_value *x = expand_in(e, 0);
+    e->out[0] = MUL(x, UNARY("Tanh", UNARY("Softplus", x)));
+    return MTBAL_OK;
+}
+
+EXPAND(swiglu)
+{
+    mtbal_builder *b = e->b;
+    e->out[0] = MUL(silu(b, expand_in(e, 0), mtbal_attr_f(e->node, "alpha", 1)), expand_in(e, 1));
+    return MTBAL_OK;
+}
+
+/* ------------------------------------------------------------------ older names */
+
+EXPAND(scatter)
+{
+    e->out[0] = mtbal_emit_attrs(e->b, "ScatterElements", 3, e->node->in, "axis=i",
+                                 mtbal_attr_i(e->node, "axis", 0));
+    return MTBAL_OK;
+}
+
+/* Nearest takes the sample to the left; linear samples at i / scale. */
+EXPAND(upsample)
+{
+    mtbal_builder *b = e->b;
+    mtbal_value *x = expand_in(e, 0), *scales = expand_in(e, 1);
+    const mtbal_attr *listed = mtbal_attr_find(e->node, "scales");
+    const char *mode = mtbal_attr_s(e->node, "mode", "nearest");
+    if (!scales && listed && listed->kind == MTBAL_ATTR_FLOATS) {
+        int64_t n = listed->n;
+        scales = mtbal_const_tensor(
+            b, mtbal_tensor_new(e->l->model, MTBAL_FLOAT, 1, &n, listed->floats));
+    }
+    if (!x || !scales)
+        return MTBAL_OK;
+    mtbal_value *in[3] = {x, MTBAL_OMIT, scales};
+    e->out[0] = mtbal_emit_attrs(b, "Resize", 3, in,
+                                 "mode=s coordinate_transformation_mode=s nearest_mode=s",
+                                 strcmp(mode, "bilinear") ? mode : "linear", "asymmetric", "floor");
+    return MTBAL_OK;
+}
+
+/* ------------------------------------------------------------------ layouts */
+
+/* The kept positions are known when the condition is a constant. */
+EXPAND(compress)
+{
+    mtbal_builder *b = e->b;
+    mtbal_value *x = expand_in(e, 0);
+    const mtbal_tensor *keep =
+        op_given(e->node, 1) ? lower_constant(e->l, e->node->in[1]) : NULL;
+    const mtbal_attr *axis = mtbal_attr_find(e->node, "axis");
+    int64_t kept = 0, count = keep ? keep->count : 0;
+    if (!keep || !x)
+        return MTBAL_OK;
+    int64_t *at = mtbal_arena_array(e->l->arena, (size_t)count + 1, sizeof *at);
+    if (!at)
+        return mtbal_no_memory(e->l->diag);
+    if (!axis)
+        x = expand_reshape(b, x, 1, (int64_t[]){mtbal_shape_count(&x->type)});
+    int64_t along = axis ? axis->i : 0, size = expand_dim(x, (int)along);
+    for (int64_t i = 0; i < count && i < size; i++)
+        if (mtbal_tensor_f64(keep, i) != 0)
+            at[kept++] = i;
+    mtbal_value *in[2] = {x, mtbal_const_i64s(b, (int)kept, at)};
+    e->out[0] = mtbal_emit_attrs(b, "Gather", 2, in, "axis=i", along);
+    return MTBAL_OK;
+}
+
+EXPAND(center_crop_pad)
+{
+    mtbal_builder *b = e->b;
+    mtbal_value *x = expand_in(e, 0);
+    int64_t want[64], every[64], pads[128] = {0};
+    const int64_t *axes;
+    int n = expand_ints(e, 1, want, 64), rank = x ? x->type.rank : 0;
+    int naxes = mtbal_attr_ints(e->node, "axes", &axes);
+    for (int d = 0; d < 64; d++)
+        every[d] = d;
+    if (naxes < 0) {
+        axes = every;
+        naxes = rank;
+    }
+    if (!x || n != naxes || rank > 64)
+        return MTBAL_OK;
+    bool padded = false;
+    for (int i = 0; i < n; i++) {
+        int64_t axis = axes[i] < 0 ? axes[i] + rank : axes[i], have = expand_dim(x, (int)axis);
+        if (axis < 0 || axis >= rank)
+            return MTBAL_OK;
+        if (have > want[i]) {
+            int64_t from = (have - want[i]) / 2;
+            x = expand_slice(b, x, axis, from, from + want[i]);
+        } else if (have < want[i]) {
+            pads[axis] = (want[i] - have) / 2;
+            pads[rank + axis] = want[i] - have - pads[axis];
+            padded = true;
+        }
+    }
+    e->out[0] = padded ? mtbal_emit(b, "Pad", x, mtbal_const_i64s(b, 2 * rank, pads))
+                       : UNARY("Identity", x);
+    return MTBAL_OK;
+}
+
+/* Positions of `size` samples in [-1, 1]: of their centres, or from corner to corner. */
+static double grid_position(int64_t i, int64_t size, bool align)
+{
+    if (align)
+        return size == 1 ? -1 : -1 + 2.0 * (double)i / (double)(size - 1);
+    return -1 + (2.0 * (double)i + 1) / (double)size;
+}
+
+/* theta (N, k, k+1) times the homogeneous positions (k+1, points), as (N, points.., k). */
+EXPAND(affine_grid)
+{
+    mtbal_builder *b = e->b;
+    mtbal_value *theta = expand_in(e, 0);
+    int64_t size[8];
+    int n = expand_ints(e, 1, size, 8), k = n - 2;
+    bool align = mtbal_attr_i(e->node, "align_corners", 0) != 0;
+    if (!theta || (k != 2 && k != 3))
+        return MTBAL_OK;
+    int64_t points = size[2] * size[3] * (k == 3 ? size[4] : 1), dims[2] = {points, k + 1};
+    mtbal_tensor *t = mtbal_tensor_new(e->l->model, theta->type.dtype, 2, dims, NULL);
+    if (!t)
+        return mtbal_no_memory(e->l->diag);
+    for (int64_t p = 0; p < points; p++) {
+        int64_t rest = p;
+        for (int d = 0; d < k; d++) { /* x runs fastest: along the last axis */
+            int64_t along = size[n - 1 - d];
+            mtbal_tensor_set_f64(t, p * (k + 1) + d, grid_position(rest % along, along, align));
+            rest /= along;
+        }
+        mtbal_tensor_set_f64(t, p * (k + 1) + k, 1);
+    }
+    mtbal_value *turned = mtbal_emit_transpose(b, theta, 3, (int64_t[]){0, 2, 1});
+    mtbal_value *grid = mtbal_emit(b, "MatMul", mtbal_const_tensor(b, t), turned);
+    int64_t shape[5] = {size[0], size[2], size[3], k == 3 ? size[4] : k, k};
+    e->out[0] = expand_reshape(b, grid, k + 2, shape);
+    return MTBAL_OK;
+}

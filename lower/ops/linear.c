@@ -1,0 +1,109 @@
+/* lower/ops/linear.c: MatMul, Gemm, reductions, Det. */
+#include "lower/ops/ops.h"
+
+#include <string.h>
+
+/* x with leading ones, up to the rank. */
+static operand widen(operand x, int rank)
+{
+    int64_t dims[RT_MAX_RANK];
+    for (int d = 0; d < rank; d++)
+        dims[d] = d < rank - x.rank ? 1 : x.dims[d - (rank - x.rank)];
+    return op_view(x, rank, dims);
+}
+
+mtbal_status lower_mat_mul(lowering *l, mtbal_node *node)
+{
+    operand a = op_in(l, node, 0), b = op_in(l, node, 1), y = op_out(l, node, 0);
+    if (a.rank < 1 || b.rank < 1)
+        return lower_refuse(l, node, "an operand is a scalar");
+    if (b.rank == 1)
+        b = op_view(b, 2, (int64_t[]){b.dims[0], 1});
+    a = a.rank == 1 ? widen(a, 2) : a;
+    int rank = a.rank > b.rank ? a.rank : b.rank;
+    int64_t dims[RT_MAX_RANK];
+    a = widen(a, rank);
+    b = widen(b, rank);
+    for (int d = 0; d < rank - 2; d++)
+        dims[d] = a.dims[d] == 1 ? b.dims[d] : a.dims[d];
+    dims[rank - 2] = a.dims[rank - 2];
+    dims[rank - 1] = b.dims[rank - 1];
+    rt_matmul_attr at = {.trans_a = 0, .trans_b = 0};
+    operand in[2] = {a, b}, out = op_view(y, rank, dims);
+    op_call_n(l, RT_KERNEL_matmul, &at, 2, in, 1, &out);
+    return MTBAL_OK;
+}
+
+mtbal_status lower_gemm(lowering *l, mtbal_node *node)
+{
+    operand in[3] = {op_in(l, node, 0), op_in(l, node, 1), op_in(l, node, 2)};
+    operand y = op_out(l, node, 0);
+    rt_gemm_op_attr a = {.alpha = mtbal_attr_f(node, "alpha", 1),
+                         .beta = mtbal_attr_f(node, "beta", 1),
+                         .trans_a = mtbal_attr_i(node, "transA", 0) != 0,
+                         .trans_b = mtbal_attr_i(node, "transB", 0) != 0};
+    if (in[0].rank != 2 || in[1].rank != 2)
+        return lower_refuse(l, node, "an operand is no matrix");
+    op_call_n(l, RT_KERNEL_gemm_op, &a, 3, in, 1, &y);
+    return MTBAL_OK;
+}
+
+/* ------------------------------------------------------------------ reductions */
+
+static const struct {
+    const char *name;
+    int op;
+} reductions[] = {
+    {"ReduceSum", RT_SUM},
+    {"ReduceMean", RT_MEAN},
+    {"ReduceMax", RT_REDUCE_MAX},
+    {"ReduceMin", RT_REDUCE_MIN},
+    {"ReduceProd", RT_PROD},
+    {"ReduceL1", RT_L1},
+    {"ReduceL2", RT_L2},
+    {"ReduceSumSquare", RT_SUM_SQUARE},
+    {"ReduceLogSum", RT_LOG_SUM},
+    {"ReduceLogSumExp", RT_LOG_SUM_EXP},
+};
+
+mtbal_status lower_reduce(lowering *l, mtbal_node *node)
+{
+    operand x = op_in(l, node, 0);
+    int64_t axes[RT_MAX_RANK];
+    int n = op_ints(l, node, "axes", 1, axes, RT_MAX_RANK), op = -1;
+    for (size_t i = 0; i < sizeof reductions / sizeof *reductions; i++)
+        op = mtbal_node_is(node, reductions[i].name) ? reductions[i].op : op;
+    uint32_t mask = 0, all = (uint32_t)((1u << x.rank) - 1);
+    if (n == -2)
+        return lower_refuse(l, node, "its axes depend on data");
+    for (int i = 0; i < n; i++) {
+        int64_t axis = axes[i] + (axes[i] < 0 ? x.rank : 0);
+        if (axis < 0 || axis >= x.rank)
+            return lower_refuse(l, node, "a wrong axis");
+        mask |= 1u << axis;
+    }
+    bool none = n <= 0 && mtbal_attr_i(node, "noop_with_empty_axes", 0);
+    if (n <= 0)
+        mask = none ? 0 : all;
+    bool plain = op == RT_SUM || op == RT_MEAN || op == RT_REDUCE_MAX || op == RT_REDUCE_MIN ||
+                 op == RT_PROD;
+    int64_t folded = 1;
+    for (int d = 0; d < x.rank; d++)
+        folded *= mask >> d & 1 ? x.dims[d] : 1;
+    if (plain && folded == 1) { /* nothing to add up */
+        op_alias(l, node, 0, x);
+        return MTBAL_OK;
+    }
+    rt_reduce_attr a = {.op = op, .mask = (int32_t)mask};
+    op_call1(l, RT_KERNEL_reduce, &a, x, op_out(l, node, 0));
+    return MTBAL_OK;
+}
+
+mtbal_status lower_det(lowering *l, mtbal_node *node)
+{
+    operand x = op_in(l, node, 0);
+    if (x.rank < 2 || x.dims[x.rank - 1] != x.dims[x.rank - 2] || x.dims[x.rank - 1] > 16)
+        return lower_refuse(l, node, "its operand is not square, or larger than 16");
+    op_call1(l, RT_KERNEL_det, NULL, x, op_out(l, node, 0));
+    return MTBAL_OK;
+}
