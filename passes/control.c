@@ -1,163 +1,277 @@
-/* passes/control.c: control flow that is decided before the run: an If with a constant condition is
- * its branch; a Loop with a constant count and condition is its body, so many times. */
+/* passes/control.c: what is decided before the run. Shape arithmetic is folded; an If with a known
+ * condition is its branch; a Loop whose count or condition is known is its body, so many times.
+ * Scripted PyTorch writes its for loops and its questions about shapes in this way. */
 #include "passes/internal.h"
 
 #include <string.h>
 
-enum { MAX_TRIPS = 4096 };
+enum { MAX_TRIPS = 10000, MAX_MADE = 200000, MAX_NESTING = 100 };
 
-/* A value that is known before the run, as an integer. */
-static bool constant(const mtbal_value *v, int64_t *x)
+typedef struct control {
+    mtbal_context *c;
+    mtbal_folder *folder;
+    int made; /* nodes pasted so far */
+    int nesting;
+} control;
+
+static mtbal_status walk(control *s, mtbal_node *first, mtbal_node *end);
+
+/* Known before the run, as an integer. */
+static bool known(const mtbal_value *v, int64_t *x)
 {
-    for (int depth = 0; v && depth < 8; depth++) {
-        if (v->tensor && !v->is_input && v->tensor->data && v->tensor->count == 1) {
-            *x = mtbal_tensor_i64(v->tensor, 0);
-            return true;
-        }
-        if (v->content && v->ncontent == 1 && v->content[0].size >= 0) {
-            *x = v->content[0].size;
-            return true;
-        }
-        bool passes =
-            v->def && (mtbal_node_is(v->def, "Identity") || mtbal_node_is(v->def, "Cast"));
-        if (v->def && mtbal_node_is(v->def, "Equal")) {
-            int64_t a, b;
-            if (!constant(v->def->in[0], &a) || !constant(v->def->in[1], &b))
-                return false;
-            *x = a == b;
-            return true;
-        }
-        v = passes ? v->def->in[0] : NULL;
-    }
-    return false;
+    const mtbal_tensor *t = v && !v->is_input ? v->tensor : NULL;
+    bool integer =
+        t && (t->dtype == MTBAL_INT64 || t->dtype == MTBAL_INT32 || t->dtype == MTBAL_BOOL);
+    if (!integer || t->count != 1 || !t->data)
+        return false;
+    *x = mtbal_tensor_i64(t, 0);
+    return true;
 }
 
-/* Copies a subgraph's nodes before `node`; its outputs from `first` on stand in for the node's
- * outputs. */
-static mtbal_status paste(mtbal_context *c, mtbal_node *node, mtbal_graph *body, mtbal_value **map,
-                          int nmap, const char *prefix)
-{
-    for (int i = 0; i < body->ninitializers; i++) {
-        mtbal_value *from = body->initializers[i];
-        mtbal_builder b;
-        mtbal_builder_init(&b, node->graph, node, c->diag);
-        if (!from->is_input && !(map[from->id] = mtbal_const_tensor(&b, from->tensor)))
-            return mtbal_no_memory(c->diag);
-    }
-    return mtbal_graph_copy_nodes(body, node->graph, node, map, nmap, prefix) == MTBAL_OK
-               ? MTBAL_OK
-               : mtbal_no_memory(c->diag);
-}
-
-static mtbal_value *resolve(mtbal_value **map, int nmap, mtbal_value *v)
+static mtbal_value *resolve(mtbal_value *const *map, int nmap, mtbal_value *v)
 {
     return v->id < nmap && map[v->id] ? map[v->id] : v;
 }
 
-/* The node's output i becomes `value`. */
-static mtbal_status settle(mtbal_context *c, mtbal_node *node, int i, mtbal_value *value)
+static int count_nodes(const mtbal_graph *graph)
 {
-    if (!node->out[i])
+    int n = 0;
+    for (const mtbal_node *node = graph->first; node; node = node->next) {
+        n++;
+        for (const mtbal_attr *a = node->attrs; a; a = a->next)
+            if (a->kind == MTBAL_ATTR_GRAPH && a->g)
+                n += count_nodes(a->g);
+    }
+    return n;
+}
+
+/* Copies a subgraph's nodes before `node`. */
+static mtbal_status paste(control *s, mtbal_node *node, mtbal_graph *body, mtbal_value **map,
+                          int nmap, const char *prefix)
+{
+    mtbal_builder b;
+    mtbal_builder_init(&b, node->graph, node, s->c->diag);
+    for (int i = 0; i < body->ninitializers; i++) {
+        mtbal_value *from = body->initializers[i];
+        if (!from->is_input && !(map[from->id] = mtbal_const_tensor(&b, from->tensor)))
+            return mtbal_no_memory(s->c->diag);
+    }
+    return mtbal_graph_copy_nodes(body, node->graph, node, map, nmap, prefix) == MTBAL_OK
+               ? MTBAL_OK
+               : mtbal_no_memory(s->c->diag);
+}
+
+/* The node's output i becomes `value`. */
+static mtbal_status settle(control *s, mtbal_node *node, int i, mtbal_value *value)
+{
+    mtbal_value *out = node->out[i];
+    if (!out)
         return MTBAL_OK;
     mtbal_node *copy = mtbal_node_new(node->graph, node, "", "Identity", 1, &value, 0);
-    mtbal_value *out = node->out[i];
     if (!copy || mtbal_node_set_output(copy, 0, out) != MTBAL_OK)
-        return mtbal_no_memory(c->diag);
+        return mtbal_no_memory(s->c->diag);
+    copy->name = out->name;
     node->out[i] = NULL;
-    return mtbal_infer_node(copy, c->diag);
+    MTBAL_TRY(mtbal_infer_node(copy, s->c->diag));
+    return mtbal_fold_node(s->folder, copy);
 }
 
-static mtbal_status take_branch(mtbal_context *c, mtbal_node *node, bool yes, mtbal_value **map,
-                                int nmap)
+static mtbal_node *after(mtbal_graph *graph, mtbal_node *before)
+{
+    return before ? before->next : graph->first;
+}
+
+static const char *prefix_of(control *s, const mtbal_node *node, int64_t trip)
+{
+    const char *name = *node->name ? node->name : node->op;
+    return trip < 0 ? mtbal_arena_printf(s->c->model->arena, "%s/", name)
+                    : mtbal_arena_printf(s->c->model->arena, "%s/%lld/", name, (long long)trip);
+}
+
+/* ------------------------------------------------------------------ If */
+
+static mtbal_status take_branch(control *s, mtbal_node *node, bool yes, mtbal_value **map, int nmap)
 {
     mtbal_attr *a = mtbal_attr_find(node, yes ? "then_branch" : "else_branch");
-    if (!a || !a->g)
+    mtbal_graph *graph = node->graph;
+    mtbal_node *before = node->prev;
+    if (!a || !a->g || a->g->noutputs < node->nout)
         return MTBAL_OK;
-    MTBAL_TRY(paste(c, node, a->g, map, nmap, NULL));
-    for (int i = 0; i < node->nout && i < a->g->noutputs; i++)
-        MTBAL_TRY(settle(c, node, i, resolve(map, nmap, a->g->outputs[i])));
-    mtbal_node_remove(node);
-    return MTBAL_OK;
-}
-
-/* The body's condition output must be constant true, or the condition that came in. */
-static bool goes_on(const mtbal_graph *body)
-{
-    int64_t x;
-    const mtbal_value *v = body->outputs[0];
-    while (v->def && mtbal_node_is(v->def, "Identity"))
-        v = v->def->in[0];
-    return v == body->inputs[1] || (constant(v, &x) && x);
-}
-
-static mtbal_status unroll(mtbal_context *c, mtbal_node *node, int64_t trips, mtbal_value **map,
-                           int nmap)
-{
-    mtbal_graph *body = mtbal_attr_find(node, "body")->g;
-    int carried = node->nin - 2;
-    mtbal_value *state[64], *scans[16][256];
-    mtbal_builder b;
-    const int64_t zero = 0;
-    mtbal_builder_init(&b, node->graph, node, c->diag);
-    int nscan = node->nout - carried;
-    if (carried > 64 || nscan > 16 || (nscan > 0 && trips > 256))
-        return MTBAL_OK;
-    for (int i = 0; i < carried; i++)
-        state[i] = node->in[2 + i];
-    for (int64_t trip = 0; trip < trips; trip++) {
-        char prefix[64];
-        memset(map, 0, (size_t)nmap * sizeof *map);
-        snprintf(prefix, sizeof prefix, "trip%lld/", (long long)trip);
-        map[body->inputs[0]->id] = mtbal_const_i64(&b, trip);
-        map[body->inputs[1]->id] = mtbal_const_scalar(&b, MTBAL_BOOL, 1);
-        for (int i = 0; i < carried; i++)
-            map[body->inputs[2 + i]->id] = state[i];
-        MTBAL_TRY(paste(c, node, body, map, nmap, prefix));
-        for (int i = 0; i < carried; i++)
-            state[i] = resolve(map, nmap, body->outputs[1 + i]);
-        for (int i = 0; i < nscan; i++)
-            scans[i][trip] =
-                mtbal_emit(&b, "Unsqueeze", resolve(map, nmap, body->outputs[1 + carried + i]),
-                           mtbal_const_i64s(&b, 1, &zero));
-    }
+    s->made += count_nodes(a->g);
+    MTBAL_TRY(paste(s, node, a->g, map, nmap, prefix_of(s, node, -1)));
+    MTBAL_TRY(walk(s, after(graph, before), node));
     for (int i = 0; i < node->nout; i++)
-        MTBAL_TRY(settle(c, node, i,
-                         i < carried ? state[i]
-                                     : mtbal_emit_attrs(&b, "Concat", (int)trips,
-                                                        scans[i - carried], "axis=i", zero)));
-    MTBAL_TRY(b.status);
+        MTBAL_TRY(settle(s, node, i, resolve(map, nmap, a->g->outputs[i])));
     mtbal_node_remove(node);
     return MTBAL_OK;
 }
 
-mtbal_status mtbal_pass_unroll(mtbal_context *c)
+/* ------------------------------------------------------------------ Loop */
+
+typedef struct trip {
+    mtbal_value **scans; /* [nscan] what the trip gives to each scan output */
+    struct trip *next;
+} trip;
+
+typedef struct unrolling {
+    mtbal_node *node;
+    mtbal_graph *body;
+    mtbal_value **map;
+    int nmap, carried, nscan;
+    mtbal_value **state; /* [carried] */
+    trip *first, **last;
+    int64_t count;
+    bool undecided; /* whether there is another trip depends on the run */
+} unrolling;
+
+/* The body once more; false in *more when the condition says that it was the last time. */
+static mtbal_status one_trip(control *s, unrolling *u, bool *more)
 {
-    bool changed = false;
-    for (mtbal_node *node = c->graph->first, *next; node; node = next) {
-        int64_t x;
-        next = node->next;
-        bool is_if = mtbal_node_is(node, "If"), is_loop = mtbal_node_is(node, "Loop");
-        if (!is_if && !is_loop)
+    mtbal_builder b;
+    mtbal_graph *body = u->body;
+    mtbal_node *before = u->node->prev;
+    mtbal_arena *arena = s->c->model->arena;
+    int64_t goes_on = 1;
+    mtbal_builder_init(&b, u->node->graph, u->node, s->c->diag);
+    memset(u->map, 0, (size_t)u->nmap * sizeof *u->map);
+    u->map[body->inputs[0]->id] = mtbal_const_i64(&b, u->count);
+    u->map[body->inputs[1]->id] = mtbal_const_scalar(&b, MTBAL_BOOL, 1);
+    for (int i = 0; i < u->carried; i++)
+        u->map[body->inputs[2 + i]->id] = u->state[i];
+    MTBAL_TRY(b.status);
+    MTBAL_TRY(paste(s, u->node, body, u->map, u->nmap, prefix_of(s, u->node, u->count)));
+    MTBAL_TRY(walk(s, after(u->node->graph, before), u->node));
+    trip *t = mtbal_arena_alloc(arena, sizeof *t);
+    if (t)
+        t->scans = mtbal_arena_array(arena, (size_t)u->nscan, sizeof *t->scans);
+    if (!t || !t->scans)
+        return mtbal_no_memory(s->c->diag);
+    *u->last = t;
+    u->last = &t->next;
+    u->count++;
+    u->undecided = !known(resolve(u->map, u->nmap, body->outputs[0]), &goes_on);
+    *more = goes_on != 0;
+    for (int i = 0; i < u->carried; i++)
+        u->state[i] = resolve(u->map, u->nmap, body->outputs[1 + i]);
+    for (int i = 0; i < u->nscan; i++)
+        t->scans[i] = resolve(u->map, u->nmap, body->outputs[1 + u->carried + i]);
+    return MTBAL_OK;
+}
+
+/* Scan output i: the trips' values along a new first axis. */
+static mtbal_value *stack(mtbal_builder *b, const unrolling *u, int i)
+{
+    const int64_t zero = 0;
+    int n = 0;
+    mtbal_value **parts =
+        mtbal_arena_array(b->graph->model->arena, (size_t)u->count, sizeof *parts);
+    for (const trip *t = u->first; t && parts; t = t->next)
+        parts[n++] = mtbal_emit(b, "Unsqueeze", t->scans[i], mtbal_const_i64s(b, 1, &zero));
+    return parts ? mtbal_emit_attrs(b, "Concat", n, parts, "axis=i", zero) : NULL;
+}
+
+static mtbal_status settle_loop(control *s, unrolling *u)
+{
+    mtbal_builder b;
+    mtbal_builder_init(&b, u->node->graph, u->node, s->c->diag);
+    for (int i = 0; i < u->node->nout; i++) {
+        if (!u->node->out[i])
             continue;
-        int nmap = c->model->nvalues;
-        mtbal_value **map = mtbal_arena_array(c->model->arena, (size_t)nmap, sizeof *map);
-        mtbal_node *before = node->prev;
-        int nodes = c->graph->nnodes;
-        if (!map)
-            return mtbal_no_memory(c->diag);
-        if (is_if && constant(node->in[0], &x)) {
-            MTBAL_TRY(take_branch(c, node, x != 0, map, nmap));
-        } else if (is_loop && node->in[0] && constant(node->in[0], &x) && x > 0 && x <= MAX_TRIPS &&
-                   goes_on(mtbal_attr_find(node, "body")->g)) {
-            int64_t first = 1;
-            if (node->in[1] && (!constant(node->in[1], &first) || !first))
-                continue;
-            MTBAL_TRY(unroll(c, node, x, map, nmap));
-        }
-        if (c->graph->nnodes != nodes) { /* what was pasted may hold control flow too */
-            next = before ? before->next : c->graph->first;
-            changed = true;
+        mtbal_value *value = i < u->carried ? u->state[i] : stack(&b, u, i - u->carried);
+        MTBAL_TRY(b.status);
+        if (!value)
+            return mtbal_no_memory(s->c->diag);
+        MTBAL_TRY(settle(s, u->node, i, value));
+    }
+    mtbal_node_remove(u->node);
+    return MTBAL_OK;
+}
+
+/* What was pasted for trips that turned out to be undecided. */
+static void take_back(mtbal_node *before, mtbal_node *node)
+{
+    while (node->prev != before)
+        mtbal_node_remove(node->prev);
+}
+
+static mtbal_status unroll(control *s, mtbal_node *node, mtbal_value **map, int nmap)
+{
+    mtbal_attr *a = mtbal_attr_find(node, "body");
+    mtbal_graph *body = a && a->kind == MTBAL_ATTR_GRAPH ? a->g : NULL;
+    mtbal_node *before = node->prev;
+    int64_t most = MAX_TRIPS + 1, start = 1;
+    bool more = true;
+    unrolling u = {.node = node, .body = body, .map = map, .nmap = nmap, .carried = node->nin - 2};
+    u.nscan = node->nout - u.carried;
+    bool counted = node->nin > 0 && node->in[0], asked = node->nin > 1 && node->in[1];
+    if (!body || u.carried < 0 || body->ninputs != u.carried + 2 ||
+        body->noutputs < 1 + node->nout || node->nout < u.carried ||
+        (counted && !known(node->in[0], &most)) || (asked && !known(node->in[1], &start)))
+        return MTBAL_OK;
+    if (!start || most < 0)
+        most = 0;
+    double nodes = counted ? (double)most * count_nodes(body) : 0;
+    u.state = mtbal_arena_array(s->c->model->arena, (size_t)u.carried, sizeof *u.state);
+    if (!u.state)
+        return mtbal_no_memory(s->c->diag);
+    if ((most == 0 && u.nscan > 0) || (counted && most > MAX_TRIPS) || s->made + nodes > MAX_MADE)
+        return MTBAL_OK;
+    u.last = &u.first;
+    memcpy(u.state, node->in + 2, (size_t)u.carried * sizeof *u.state);
+    while (more && u.count < most) {
+        s->made += count_nodes(body);
+        MTBAL_TRY(one_trip(s, &u, &more));
+        if (u.undecided || s->made > MAX_MADE || u.count > MAX_TRIPS) {
+            take_back(before, node);
+            return MTBAL_OK;
         }
     }
-    return changed ? mtbal_infer_graph(c->graph, c->diag) : MTBAL_OK;
+    return settle_loop(s, &u);
+}
+
+/* ------------------------------------------------------------------ the walk */
+
+static mtbal_status decide(control *s, mtbal_node *node)
+{
+    int64_t condition;
+    bool is_if = mtbal_node_is(node, "If"), is_loop = mtbal_node_is(node, "Loop");
+    if ((!is_if && !is_loop) || s->nesting >= MAX_NESTING || s->made > MAX_MADE)
+        return MTBAL_OK;
+    if (is_if && (node->nin < 1 || !known(node->in[0], &condition)))
+        return MTBAL_OK;
+    int nmap = s->c->model->nvalues;
+    mtbal_value **map = mtbal_malloc((size_t)nmap * sizeof *map);
+    if (!map)
+        return mtbal_no_memory(s->c->diag);
+    memset(map, 0, (size_t)nmap * sizeof *map);
+    s->nesting++;
+    mtbal_status status =
+        is_if ? take_branch(s, node, condition != 0, map, nmap) : unroll(s, node, map, nmap);
+    s->nesting--;
+    mtbal_free(map);
+    return status;
+}
+
+/* Nodes from `first` up to `end`, in order: what is pasted on the way has been walked already. */
+static mtbal_status walk(control *s, mtbal_node *first, mtbal_node *end)
+{
+    for (mtbal_node *node = first, *next; node && node != end; node = next) {
+        next = node->next;
+        if (s->nesting)
+            MTBAL_TRY(mtbal_infer_node(node, s->c->diag));
+        if (mtbal_fold_node(s->folder, node) != MTBAL_OK)
+            return mtbal_no_memory(s->c->diag);
+        MTBAL_TRY(decide(s, node));
+    }
+    return MTBAL_OK;
+}
+
+mtbal_status mtbal_pass_control(mtbal_context *c)
+{
+    control s = {.c = c, .folder = mtbal_folder_new()};
+    if (!s.folder)
+        return mtbal_no_memory(c->diag);
+    mtbal_status status = walk(&s, c->graph->first, NULL);
+    mtbal_folder_free(s.folder);
+    return status != MTBAL_OK || !s.made ? status : mtbal_infer_graph(c->graph, c->diag);
 }

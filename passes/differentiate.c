@@ -85,7 +85,9 @@ mtbal_status mtbal_differentiate(mtbal_sweep *s)
             continue;
         mtbal_diag one = {0};
         mtbal_status status = rule ? cross(s, node, rule, &one) : MTBAL_UNSUPPORTED;
-        if (status == MTBAL_UNSUPPORTED)
+        if (status == MTBAL_UNSUPPORTED && s->refuse)
+            MTBAL_TRY(s->refuse(node, rule ? one.what : NULL, s->context));
+        else if (status == MTBAL_UNSUPPORTED)
             add_blocked(&blocked, &count, node, rule ? one.what : NULL);
         else if (status != MTBAL_OK)
             return one.status ? mtbal_fail(s->b->diag, status, one.where, one.hint, "%s", one.what)

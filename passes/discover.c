@@ -1,5 +1,4 @@
-/* passes/discover.c: tasks, parameters, and who reaches whom. */
-#include "passes/gradients/gradients.h"
+/* passes/discover.c: weights, tasks, parameters, and what norms are taken over. */
 #include "passes/internal.h"
 
 #include <stdlib.h>
@@ -56,22 +55,88 @@ mtbal_status mtbal_notice_add(mtbal_context *c, mtbal_level level, const char *f
     return MTBAL_OK;
 }
 
+void mtbal_names_add(mtbal_names *names, const char *name)
+{
+    size_t used = strlen(names->text), room = sizeof names->text - used;
+    names->count++;
+    if (names->full)
+        return;
+    names->full = strlen(name) + 8 > room;
+    snprintf(names->text + used, room, "%s%s", used ? ", " : "", names->full ? "..." : name);
+}
+
 /* ------------------------------------------------------------------ weights in Constant nodes */
 
-/* A float Constant that is used as a weight (more than one element) becomes an initializer of the
- * same name. */
+/* Where a constant is a weight: the operator, and which operands, a bit each. A constant of other
+ * operators (a mean that is subtracted, a mask, an exponent) is none. */
+static const struct weight_slot {
+    const char *op;
+    unsigned operands;
+    bool of_one; /* a single number may be one too */
+} weight_slots[] = {
+    {"Conv", 0x6, true},
+    {"ConvTranspose", 0x6, true},
+    {"Gemm", 0x7, true},
+    {"MatMul", 0x3, true},
+    {"Einsum", ~0u, true},
+    {"LSTM", ~0u, true},
+    {"GRU", ~0u, true},
+    {"RNN", ~0u, true},
+    {"PRelu", 0x2, true},
+    {"Gather", 0x1, false},
+    {"BatchNormalization", 0x1e, true},
+    {"InstanceNormalization", 0x6, true},
+    {"LayerNormalization", 0x6, true},
+    {"GroupNormalization", 0x6, true},
+    {"RMSNormalization", 0x2, true},
+    {"Transpose", 0x1, false},
+    {"Add", 0x3, false},
+    {"Mul", 0x3, false},
+};
+
+static bool is_weight_slot(const mtbal_node *node, int operand, bool one)
+{
+    for (size_t i = 0; i < sizeof weight_slots / sizeof *weight_slots; i++)
+        if (mtbal_node_is(node, weight_slots[i].op))
+            return (weight_slots[i].operands >> operand & 1) && (!one || weight_slots[i].of_one);
+    return false;
+}
+
+static bool used_as_weight(const mtbal_uses *uses, const mtbal_value *v, bool one)
+{
+    for (int i = 0; i < uses->nnodes[v->id]; i++) {
+        const mtbal_node *node = uses->node[v->id][i];
+        for (int k = 0; k < node->nin && k < 32; k++)
+            if (node->in[k] == v && is_weight_slot(node, k, one))
+                return true;
+    }
+    return false;
+}
+
+/* The float tensor of a Constant, NULL when it is none. */
+static mtbal_tensor *float_constant(const mtbal_node *node)
+{
+    const mtbal_attr *a = mtbal_node_is(node, "Constant") && node->nout == 1 && node->out[0]
+                              ? mtbal_attr_find(node, "value")
+                              : NULL;
+    return a && a->kind == MTBAL_ATTR_TENSOR && a->t && mtbal_dtype_is_float(a->t->dtype) ? a->t
+                                                                                          : NULL;
+}
+
+/* A float Constant that is used as a weight becomes an initializer of the same name. */
 mtbal_status mtbal_pass_hoist(mtbal_context *c)
 {
+    mtbal_names names = {0};
+    mtbal_uses *uses = mtbal_uses_new(c->model, c->graph, c->model->arena);
+    if (!uses)
+        return mtbal_no_memory(c->diag);
     for (mtbal_node *node = c->graph->first, *next; node; node = next) {
+        mtbal_tensor *t = float_constant(node);
         next = node->next;
-        if (!mtbal_node_is(node, "Constant") || node->nout != 1 || !node->out[0])
+        if (!t || t->rank < 1 || node->out[0]->is_output ||
+            !used_as_weight(uses, node->out[0], t->count == 1))
             continue;
         mtbal_value *v = node->out[0];
-        mtbal_attr *a = mtbal_attr_find(node, "value");
-        if (!a || a->kind != MTBAL_ATTR_TENSOR || !a->t || a->t->rank < 1 || a->t->count < 2 ||
-            !mtbal_dtype_is_float(a->t->dtype) || v->is_output)
-            continue;
-        mtbal_tensor *t = a->t;
         MTBAL_TRY(mtbal_tensor_load(c->model, t, c->diag));
         mtbal_tensor *own = mtbal_tensor_new(c->model, t->dtype, t->rank, t->dims, t->data);
         if (!own)
@@ -79,8 +144,12 @@ mtbal_status mtbal_pass_hoist(mtbal_context *c)
         mtbal_node_remove(node);
         if (mtbal_add_initializer(c->graph, v, own) != MTBAL_OK)
             return mtbal_no_memory(c->diag);
+        mtbal_names_add(&names, v->name);
     }
-    return MTBAL_OK;
+    return names.count ? mtbal_notice_add(c, MTBAL_NOTE,
+                                          "%d weight%s in Constant nodes: %s (initializers now)",
+                                          names.count, names.count > 1 ? "s" : "", names.text)
+                       : MTBAL_OK;
 }
 
 /* ------------------------------------------------------------------ tasks */
@@ -114,19 +183,6 @@ static mtbal_status add_task(mtbal_context *c, const char *name, mtbal_value *lo
     return MTBAL_OK;
 }
 
-/* Ready-to-paste --loss lines for the outputs of a graph without a loss. */
-static void suggest_losses(const mtbal_graph *graph, char *text, size_t size)
-{
-    size_t n = (size_t)snprintf(text, size, "give the heads losses:");
-    for (int i = 0; i < graph->noutputs && n < size; i++) {
-        const mtbal_value *v = graph->outputs[i];
-        int64_t width = v->type.rank > 1 ? v->type.dims[1].size : 1;
-        if (mtbal_dtype_is_float(v->type.dtype) && !v->is_input)
-            n += (size_t)snprintf(text + n, size - n, " --loss %s=%s:%s,%s_label", v->name,
-                                  width > 2 ? "cross-entropy" : "mse", v->name, v->name);
-    }
-}
-
 mtbal_status mtbal_pass_tasks(mtbal_context *c)
 {
     const mtbal_options *o = c->options;
@@ -154,60 +210,15 @@ mtbal_status mtbal_pass_tasks(mtbal_context *c)
                 c, !strncmp(v->name, ours, sizeof ours - 1) ? v->name + sizeof ours - 1 : v->name,
                 v));
     }
+    if (c->ntasks > 0)
+        return MTBAL_OK;
     char hint[512];
-    suggest_losses(c->graph, hint, sizeof hint);
-    if (c->ntasks == 0)
-        return mtbal_fail(c->diag, MTBAL_INVALID, c->model->path, hint,
-                          "no task: none of the outputs is a float with one element");
-    return MTBAL_OK;
+    mtbal_suggest_losses(c, hint, sizeof hint);
+    return mtbal_fail(c->diag, MTBAL_INVALID, c->model->path, hint,
+                      "no task: none of the outputs is a float with one element");
 }
 
-/* ------------------------------------------------------------------ reach and dependence */
-
-typedef struct reacher {
-    mtbal_context *c;
-    uint64_t mask;
-} reacher;
-
-static mtbal_status reach_operands(mtbal_node *node, void *context)
-{
-    reacher *r = context;
-    for (int i = 0; i < node->nin; i++)
-        if (node->in[i])
-            r->c->reach[node->in[i]->id] |= r->mask;
-    return MTBAL_OK;
-}
-
-/* Which operands carry gradients: those that a stop node reads do not. */
-static bool is_stop(const mtbal_node *node)
-{
-    bool stop;
-    mtbal_gradient_rule(node->opcode, &stop);
-    return stop || (mtbal_node_is(node, "Cast") && node->out[0] &&
-                    !mtbal_dtype_is_float(node->out[0]->type.dtype));
-}
-
-static void spread_reach(mtbal_context *c)
-{
-    for (int i = 0; i < c->ntasks; i++)
-        c->reach[c->tasks[i].loss->id] |= (uint64_t)1 << i;
-    for (mtbal_node *node = c->graph->last; node; node = node->prev) {
-        uint64_t mask = 0;
-        for (int i = 0; i < node->nout; i++)
-            if (node->out[i])
-                mask |= c->reach[node->out[i]->id];
-        if (!mask || is_stop(node))
-            continue;
-        reacher r = {c, mask};
-        reach_operands(node, &r);
-        for (mtbal_attr *a = node->attrs; a; a = a->next)
-            if (a->kind == MTBAL_ATTR_GRAPH && a->g) {
-                mtbal_graph_walk(a->g, reach_operands, &r);
-                for (int i = 0; i < a->g->noutputs; i++)
-                    c->reach[a->g->outputs[i]->id] |= mask;
-            }
-    }
-}
+/* ------------------------------------------------------------------ parameters */
 
 static bool is_running_statistic(const mtbal_uses *uses, const mtbal_value *v)
 {
@@ -220,45 +231,31 @@ static bool is_running_statistic(const mtbal_uses *uses, const mtbal_value *v)
     return false;
 }
 
-static bool chosen(const mtbal_context *c, const mtbal_uses *uses, mtbal_value *v, int *scalars,
-                   char *left, size_t size)
+/* What --train and --freeze leave out, or what they name in vain. */
+typedef struct left_out {
+    mtbal_names scalars, unreached;
+} left_out;
+
+static bool chosen(const mtbal_context *c, const mtbal_uses *uses, const mtbal_value *v,
+                   left_out *left)
 {
     const mtbal_options *o = c->options;
-    if (!v->tensor || !mtbal_dtype_is_float(v->tensor->dtype) || !c->reach[v->id])
+    bool asked = o->ntrain && any_glob(o->train, o->ntrain, v->name);
+    if (!v->tensor || !mtbal_dtype_is_float(v->tensor->dtype) || (o->ntrain && !asked) ||
+        any_glob(o->freeze, o->nfreeze, v->name))
         return false;
-    if (any_glob(o->freeze, o->nfreeze, v->name))
+    if (!c->reach[v->id]) {
+        if (asked)
+            mtbal_names_add(&left->unreached, v->name);
         return false;
-    if (o->ntrain)
-        return any_glob(o->train, o->ntrain, v->name);
+    }
+    if (asked)
+        return true;
     if (is_running_statistic(uses, v))
         return false;
-    if (v->tensor->count == 1 && v->tensor->rank == 0) {
-        size_t n = strlen(left);
-        snprintf(left + n, size - n, "%s%s", n ? ", " : "", v->name);
-        ++*scalars;
-        return false;
-    }
-    return true;
-}
-
-static void spread_dependence(mtbal_context *c)
-{
-    for (mtbal_node *node = c->graph->first; node; node = node->next) {
-        bool depends = false;
-        if (is_stop(node))
-            continue;
-        for (int i = 0; i < node->nin; i++)
-            depends = depends || (node->in[i] && c->depends[node->in[i]->id]);
-        for (mtbal_attr *a = node->attrs; a && !depends; a = a->next)
-            if (a->kind == MTBAL_ATTR_GRAPH && a->g)
-                for (mtbal_node *inner = a->g->first; inner && !depends; inner = inner->next)
-                    for (int i = 0; i < inner->nin; i++)
-                        depends = depends || (inner->in[i] && c->depends[inner->in[i]->id]);
-        for (int i = 0; i < node->nout && depends; i++)
-            if (node->out[i] && (mtbal_dtype_is_float(node->out[i]->type.dtype) ||
-                                 node->out[i]->type.dtype == MTBAL_UNDEFINED))
-                c->depends[node->out[i]->id] = true;
-    }
+    if (v->tensor->rank == 0)
+        mtbal_names_add(&left->scalars, v->name);
+    return v->tensor->rank > 0;
 }
 
 /* --train and --freeze globs must match something. */
@@ -267,13 +264,30 @@ static mtbal_status check_globs(const mtbal_context *c, const char *const *globs
 {
     for (int i = 0; i < n; i++) {
         bool found = false;
-        for (int k = 0; k < c->graph->ninitializers && !found; k++)
-            found = mtbal_glob(globs[i], c->graph->initializers[k]->name);
+        for (int k = 0; k < c->graph->ninitializers && !found; k++) {
+            const mtbal_value *v = c->graph->initializers[k];
+            found = v->tensor && mtbal_dtype_is_float(v->tensor->dtype) &&
+                    mtbal_glob(globs[i], v->name);
+        }
         if (!found)
             return mtbal_fail(c->diag, MTBAL_USAGE, c->model->path,
                               "quote the pattern; mtbal-rewrite -v lists the parameters",
-                              "%s '%s' matches no initializer", option, globs[i]);
+                              "%s '%s' matches no float initializer", option, globs[i]);
     }
+    return MTBAL_OK;
+}
+
+static mtbal_status report_left_out(mtbal_context *c, const left_out *left)
+{
+    if (left->scalars.count)
+        MTBAL_TRY(mtbal_notice_add(
+            c, MTBAL_NOTE,
+            "%d scalar initializer%s not trained: %s (--train GLOB chooses otherwise)",
+            left->scalars.count, left->scalars.count > 1 ? "s are" : " is", left->scalars.text));
+    if (left->unreached.count)
+        MTBAL_TRY(mtbal_notice_add(
+            c, MTBAL_WARNING, "--train names %d initializer%s that no task reaches: %s",
+            left->unreached.count, left->unreached.count > 1 ? "s" : "", left->unreached.text));
     return MTBAL_OK;
 }
 
@@ -281,38 +295,28 @@ mtbal_status mtbal_pass_params(mtbal_context *c)
 {
     mtbal_arena *arena = c->model->arena;
     const mtbal_options *o = c->options;
-    char left[512] = "";
-    int scalars = 0;
-    c->nreach = c->model->nvalues;
-    c->reach = mtbal_arena_array(arena, (size_t)c->nreach, sizeof *c->reach);
-    c->depends = mtbal_arena_array(arena, (size_t)c->nreach, sizeof *c->depends);
+    left_out left = {0};
     c->params = mtbal_arena_array(arena, (size_t)c->graph->ninitializers + 1, sizeof *c->params);
     mtbal_uses *uses = mtbal_uses_new(c->model, c->graph, arena);
-    if (!c->reach || !c->depends || !c->params || !uses)
+    if (!c->params || !uses)
         return mtbal_no_memory(c->diag);
     MTBAL_TRY(check_globs(c, o->train, o->ntrain, "--train"));
     MTBAL_TRY(check_globs(c, o->freeze, o->nfreeze, "--freeze"));
-    spread_reach(c);
+    MTBAL_TRY(mtbal_spread_reach(c));
     for (int i = 0; i < c->graph->ninitializers; i++) {
         mtbal_value *v = c->graph->initializers[i];
-        if (!chosen(c, uses, v, &scalars, left, sizeof left))
+        if (!chosen(c, uses, v, &left))
             continue;
         c->params[c->nparams++] = (mtbal_param){.value = v, .reach = c->reach[v->id]};
-        c->depends[v->id] = true;
         for (int t = 0; t < c->ntasks; t++)
             c->tasks[t].nparams += c->reach[v->id] >> t & 1;
     }
-    if (scalars)
-        MTBAL_TRY(mtbal_notice_add(
-            c, MTBAL_NOTE,
-            "%d scalar initializer%s not trained: %s (--train GLOB chooses otherwise)", scalars,
-            scalars > 1 ? "s are" : " is", left));
+    MTBAL_TRY(report_left_out(c, &left));
     if (c->nparams == 0)
         return mtbal_fail(c->diag, MTBAL_UNSUPPORTED, c->model->path,
                           "is the model exported with its weights? see --train",
                           "no parameter lies on a differentiable path to a task");
-    spread_dependence(c);
-    return MTBAL_OK;
+    return mtbal_spread_dependence(c);
 }
 
 /* ------------------------------------------------------------------ the scope of the norm */
@@ -322,43 +326,75 @@ static bool is_shared(const mtbal_param *p)
     return p->reach & (p->reach - 1);
 }
 
+/* The parameter that an operand is, perhaps turned or cast first; -1: none. */
+static int param_behind(const int *param_of, const mtbal_context *c, const mtbal_value *v)
+{
+    static const char *const layout[] = {"Transpose", "Reshape", "Cast",     "Identity",
+                                         "Squeeze",   "Flatten", "Unsqueeze"};
+    while (v && v->id < c->nreach && param_of[v->id] == 0 && v->def) {
+        bool passes = false;
+        for (size_t i = 0; i < sizeof layout / sizeof *layout; i++)
+            passes = passes || mtbal_node_is(v->def, layout[i]);
+        v = passes ? v->def->in[0] : NULL;
+    }
+    return v && v->id < c->nreach ? param_of[v->id] - 1 : -1;
+}
+
+/* Marks the shared parameters of the last node of the trunk that has a shared weight (two or more
+ * axes), as GradNorm's "last shared layer"; of the last that has any where there is no weight. */
+static mtbal_status last_shared(mtbal_context *c)
+{
+    int *param_of = mtbal_arena_array(c->model->arena, (size_t)c->nreach, sizeof *param_of);
+    if (!param_of)
+        return mtbal_no_memory(c->diag);
+    for (int p = 0; p < c->nparams; p++)
+        param_of[c->params[p].value->id] = p + 1;
+    for (int least = 2; least >= 0; least -= 2)
+        for (mtbal_node *node = c->graph->last; node; node = node->prev) {
+            bool found = false;
+            for (int i = 0; i < node->nin; i++) {
+                int p = param_behind(param_of, c, node->in[i]);
+                found = found || (p >= 0 && is_shared(&c->params[p]) &&
+                                  c->params[p].value->type.rank >= least);
+            }
+            for (int i = 0; i < node->nin && found; i++) {
+                int p = param_behind(param_of, c, node->in[i]);
+                if (p >= 0 && is_shared(&c->params[p]))
+                    c->params[p].in_scope = true;
+            }
+            if (found)
+                return MTBAL_OK;
+        }
+    return MTBAL_OK;
+}
+
 mtbal_status mtbal_pass_scope(mtbal_context *c)
 {
     const char *scope = c->options->norm_over;
     int in_scope = 0;
     bool features = !strcmp(scope, "features"), all = !strcmp(scope, "all");
     bool shared = !strcmp(scope, "shared"), last = !strcmp(scope, "last-shared");
+    bool glob = !features && !all && !shared && !last;
     for (int i = 0; i < c->nparams; i++) {
         mtbal_param *p = &c->params[i];
-        p->in_scope = all || ((shared || last) && is_shared(p)) ||
-                      (!all && !shared && !last && !features && mtbal_glob(scope, p->value->name));
-        in_scope += p->in_scope;
+        p->in_scope =
+            all || (shared && is_shared(p)) || (glob && mtbal_glob(scope, p->value->name));
     }
-    if (last) { /* the parameter of the last node of the trunk, and those of the same node */
-        mtbal_node *found = NULL;
-        for (mtbal_node *node = c->graph->last; node && !found; node = node->prev)
-            for (int i = 0; i < node->nin; i++)
-                for (int k = 0; k < c->nparams; k++)
-                    if (node->in[i] == c->params[k].value && is_shared(&c->params[k]))
-                        found = node;
-        in_scope = 0;
-        for (int k = 0; k < c->nparams; k++) {
-            c->params[k].in_scope = false;
-            for (int i = 0; found && i < found->nin; i++)
-                c->params[k].in_scope = c->params[k].in_scope || found->in[i] == c->params[k].value;
-            in_scope += c->params[k].in_scope;
-        }
-    }
-    if (in_scope == 0 && !features && (shared || last)) {
-        for (int i = 0; i < c->nparams; i++)
-            c->params[i].in_scope = true;
-        return mtbal_notice_add(
-            c, MTBAL_WARNING,
-            "no parameter is shared by two tasks: norms are taken over all parameters");
-    }
-    if (in_scope == 0 && !features)
+    if (last)
+        MTBAL_TRY(last_shared(c));
+    for (int i = 0; i < c->nparams; i++)
+        in_scope += c->params[i].in_scope;
+    if (in_scope || features)
+        return MTBAL_OK;
+    if (glob)
         return mtbal_fail(c->diag, MTBAL_USAGE, c->model->path,
                           "shared, last-shared, features, all, or a pattern of names",
                           "--norm-over %s matches no parameter", scope);
-    return MTBAL_OK;
+    for (int i = 0; i < c->nparams; i++)
+        c->params[i].in_scope = true;
+    return c->ntasks > 1
+               ? mtbal_notice_add(
+                     c, MTBAL_WARNING,
+                     "no parameter is shared by two tasks: norms are taken over all parameters")
+               : MTBAL_OK;
 }

@@ -5,39 +5,98 @@
 
 #include "passes/passes.h"
 
-bool mtbal_glob(const char *pattern, const char *text);
-/* A builder at the end of the graph whose nodes are named mtbal/ROLE/... and carry that role. */
+/* ------------------------------------------------------------------ discover.c, reach.c */
+
+bool mtbal_glob(const char *pattern, const char *text); /* `*` any run, `?` any one character */
+
+/* Names for a message: as many as have room, then dots. */
+typedef struct mtbal_names {
+    int count;
+    bool full;
+    char text[400];
+} mtbal_names;
+void mtbal_names_add(mtbal_names *names, const char *name);
+
+/* Operands of a node that say how it works, not what it works on: a bit each. */
+unsigned mtbal_settings_of(const mtbal_node *node);
+mtbal_status mtbal_spread_reach(mtbal_context *c);      /* fills reach, nreach */
+mtbal_status mtbal_spread_dependence(mtbal_context *c); /* fills depends, from params */
+static inline bool mtbal_is_single(uint64_t reach)      /* exactly one task */
+{
+    return reach && !(reach & (reach - 1));
+}
+
+/* ------------------------------------------------------------------ outputs.c, states.c */
+
+/* A builder at the end of the graph; nodes are named PREFIX[TASK/]Op and carry role and task. */
 void mtbal_pass_builder(const mtbal_context *c, mtbal_builder *b, const char *prefix,
                         const char *role, const char *task);
-/* A scalar input with a default, mtbal/NAME; --set NAME=VALUE gives another default. */
-mtbal_value *mtbal_hyper(mtbal_context *c, const char *name, double otherwise);
-/* A state of the given type and shape: an initializer that is also an input. */
-mtbal_value *mtbal_state_new(mtbal_context *c, const char *name, mtbal_dtype dtype, int rank,
-                             const int64_t *dims, double fill);
+/* PREFIX NAME, interned, for a value of ours. Fails when the model has a value of that name. */
+mtbal_status mtbal_own_name(mtbal_context *c, const char *prefix, const char *name,
+                            const char **result);
+/* value as graph output PREFIX NAME: an Identity node. */
+mtbal_status mtbal_output_as(mtbal_context *c, mtbal_value *value, const char *prefix,
+                             const char *name);
+/* A scalar input mtbal/NAME with a default. */
+mtbal_value *mtbal_hyper(mtbal_context *c, const char *name, double value);
+/* A state PREFIX NAME of the given type and shape: an initializer that is also an input. */
+mtbal_value *mtbal_state_new(mtbal_context *c, const char *prefix, const char *name,
+                             mtbal_dtype dtype, int rank, const int64_t *dims, double fill);
 /* Enters a state and its next value. */
 mtbal_status mtbal_state_bind(mtbal_context *c, mtbal_value *state, mtbal_value *next);
-/* The float type that losses and weights have: that of the first task's loss. */
+/* The float type of weights, norms and hyper-parameters: double where a loss is, else float. */
 mtbal_dtype mtbal_float_type(const mtbal_context *c);
-/* value under a name of ours: an Identity whose output has exactly this name, listed as graph
- * output. */
-mtbal_status mtbal_output_as(mtbal_context *c, mtbal_value *value, const char *name);
-/* Is the weight of each task known to be finite and non-zero (equal, --weights)? Then nothing needs
- * guarding. */
-bool mtbal_weights_guarded(const mtbal_context *c);
 
-mtbal_pass_fn mtbal_pass_inline, mtbal_pass_upgrade, mtbal_pass_verify, mtbal_pass_hoist,
-    mtbal_pass_types, mtbal_pass_losses, mtbal_pass_unroll, mtbal_pass_untie, mtbal_pass_tasks,
-    mtbal_pass_params, mtbal_pass_scope, mtbal_pass_diagnose, mtbal_pass_weights,
-    mtbal_pass_backward, mtbal_pass_measure, mtbal_pass_optimizer, mtbal_pass_states,
-    mtbal_pass_outputs, mtbal_pass_fold, mtbal_pass_merge, mtbal_pass_dead, mtbal_pass_metadata,
-    mtbal_pass_finish;
+/* ------------------------------------------------------------------ weights.c, balance/ */
 
-/* balance/: weights of all tasks, written into c->weights. One row per method in balance/table.c.
- */
+/* w x, in x's type; 0, not NaN, where the task is switched off. NULL where the weight is known to
+ * be 0, and for x NULL. */
+mtbal_value *mtbal_weigh(const mtbal_context *c, mtbal_builder *b, int task, mtbal_value *x);
+
+/* A balancing method: weights of all tasks, written into c->weights. One row a method. */
 typedef struct mtbal_method {
     const char *name, *what;
     mtbal_status (*weights)(mtbal_context *c, mtbal_builder *b);
 } mtbal_method;
-extern const mtbal_method mtbal_methods[]; /* ends with name NULL */
+extern const mtbal_method mtbal_methods[]; /* balance/table.c; ends with name NULL */
+mtbal_status mtbal_balance_equal(mtbal_context *c, mtbal_builder *b);
+mtbal_status mtbal_balance_given(mtbal_context *c, mtbal_builder *b);
+mtbal_status mtbal_balance_calibrated(mtbal_context *c, mtbal_builder *b);
+
+/* ------------------------------------------------------------------ backward.c -> gram.c */
+
+/* Cotangents by value id, kept in context->scratch from the backward pass to the measuring one. */
+typedef struct mtbal_cotangents {
+    int n;        /* values before the backward: size of the tables */
+    bool *active; /* depends on a parameter and reaches a task */
+    /* main: of the balanced total in the trunk, of the unweighted loss in the heads.
+     * own[task]: of the task's unweighted loss, in its head and where that leaves the trunk; after
+     * mtbal_continue_task in the trunk too. */
+    mtbal_value **main, ***own;
+} mtbal_cotangents;
+/* The sweep of one task goes on through the trunk, unweighted. */
+mtbal_status mtbal_continue_task(mtbal_context *c, int task);
+
+/* ------------------------------------------------------------------ fold.c */
+
+typedef struct mtbal_folder mtbal_folder; /* memory for folding nodes one by one */
+mtbal_folder *mtbal_folder_new(void);
+void mtbal_folder_free(mtbal_folder *folder);
+/* Makes the node a Constant when its output is known. MTBAL_NOMEM is the only error. */
+mtbal_status mtbal_fold_node(mtbal_folder *folder, mtbal_node *node);
+
+/* ------------------------------------------------------------------ losses.c */
+
+/* Ready-to-paste --loss lines for the float outputs of a graph without a task. */
+void mtbal_suggest_losses(const mtbal_context *c, char *text, size_t size);
+
+/* ------------------------------------------------------------------ the passes, in the order of
+ * pipeline.c's table */
+
+mtbal_pass_fn mtbal_pass_sort, mtbal_pass_upgrade, mtbal_pass_inline, mtbal_pass_types,
+    mtbal_pass_control, mtbal_pass_hoist, mtbal_pass_losses, mtbal_pass_untie, mtbal_pass_tasks,
+    mtbal_pass_params, mtbal_pass_scope, mtbal_pass_diagnose, mtbal_pass_weights,
+    mtbal_pass_backward, mtbal_pass_measure, mtbal_pass_optimizer, mtbal_pass_states,
+    mtbal_pass_fold, mtbal_pass_merge, mtbal_pass_dead, mtbal_pass_metadata, mtbal_pass_expand;
 
 #endif

@@ -174,7 +174,7 @@ mtbal_status mtbal_pass_losses(mtbal_context *c)
         const mtbal_pair *pair = &c->options->losses[i];
         loss_spec l;
         mtbal_builder b;
-        char label[256], name[300];
+        char label[256];
         MTBAL_TRY(parse_spec(c, pair, &l, label));
         bool classes = is_kind(&l, "cross-entropy") || is_kind(&l, "nll");
         l.label =
@@ -187,8 +187,20 @@ mtbal_status mtbal_pass_losses(mtbal_context *c)
         mtbal_value *loss = classes ? class_loss(c, &b, &l, is_kind(&l, "cross-entropy"))
                                     : elementwise_loss(&b, &l);
         MTBAL_TRY(b.status);
-        snprintf(name, sizeof name, "mtbal/loss/%.250s", pair->name);
-        MTBAL_TRY(mtbal_output_as(c, loss, name));
+        MTBAL_TRY(mtbal_output_as(c, loss, "mtbal/loss/", pair->name));
     }
     return MTBAL_OK;
+}
+
+void mtbal_suggest_losses(const mtbal_context *c, char *text, size_t size)
+{
+    const mtbal_graph *graph = c->graph;
+    size_t n = (size_t)snprintf(text, size, "give the heads losses:");
+    for (int i = 0; i < graph->noutputs && n < size; i++) {
+        const mtbal_value *v = graph->outputs[i];
+        int64_t width = v->type.rank > 1 ? v->type.dims[1].size : 1;
+        if (mtbal_dtype_is_float(v->type.dtype) && !v->is_input)
+            n += (size_t)snprintf(text + n, size - n, " --loss %s=%s:%s,%s_label", v->name,
+                                  width > 2 ? "cross-entropy" : "mse", v->name, v->name);
+    }
 }

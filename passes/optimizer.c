@@ -57,45 +57,43 @@ static const char adamw_update[] =
     "  next = Sub (kp, d)\n"
     "}";
 
-static const struct hyper {
-    const char *name;
-    double value;
-} adam_hypers[] = {{"beta1", 0.9}, {"beta2", 0.999}, {"epsilon", 1e-8}};
+enum { MAX_COMMON = 8 };
 
 static const struct optimizer {
     const char *name, *function, *text;
     int moments; /* states per parameter */
+    bool decays;
     const char *moment_names[2];
     double lr;
 } optimizers[] = {
-    {"sgd", "SGDUpdate", sgd_update, 0, {NULL, NULL}, 0.01},
-    {"momentum", "MomentumUpdate", momentum_update, 1, {"mtbal/momentum/", NULL}, 0.01},
-    {"adam", "AdamUpdate", adam_update, 2, {"mtbal/adam_m/", "mtbal/adam_v/"}, 0.001},
-    {"adamw", "AdamWUpdate", adamw_update, 2, {"mtbal/adam_m/", "mtbal/adam_v/"}, 0.001},
+    {"sgd", "SGDUpdate", sgd_update, 0, false, {NULL, NULL}, 0.01},
+    {"momentum", "MomentumUpdate", momentum_update, 1, false, {"mtbal/momentum/", NULL}, 0.01},
+    {"adam", "AdamUpdate", adam_update, 2, false, {"mtbal/adam_m/", "mtbal/adam_v/"}, 0.001},
+    {"adamw", "AdamWUpdate", adamw_update, 2, true, {"mtbal/adam_m/", "mtbal/adam_v/"}, 0.001},
 };
 
-/* Gradients scaled so that their global norm is at most `clip` (PyTorch's clip_grad_norm_: norm +
- * 1e-6). */
-static mtbal_status clip(mtbal_context *c, mtbal_builder *b)
+/* Into scaled: the gradients, made smaller where their global norm is above the limit (PyTorch's
+ * clip_grad_norm_: limit / (norm + 1e-6)). */
+static mtbal_status clip(mtbal_context *c, mtbal_builder *b, mtbal_value **scaled)
 {
     mtbal_value *sum = NULL;
     mtbal_dtype dtype = mtbal_float_type(c);
+    memcpy(scaled, c->gradients, (size_t)c->nparams * sizeof *scaled);
     if (!(c->options->clip > 0))
         return MTBAL_OK;
     mtbal_value *limit = mtbal_hyper(c, "clip", c->options->clip);
     for (int p = 0; p < c->nparams; p++) {
-        mtbal_value *dot = mtbal_emit_cast(
-            b, mtbal_emit_reduce(b, "ReduceSumSquare", c->gradients[p], 0, NULL, false), dtype);
-        sum = sum ? mtbal_emit(b, "Add", sum, dot) : dot;
+        mtbal_value *g = mtbal_emit_cast(b, c->gradients[p], dtype);
+        mtbal_value *square = mtbal_emit_reduce(b, "ReduceSumSquare", g, 0, NULL, false);
+        sum = sum ? mtbal_emit(b, "Add", sum, square) : square;
     }
     mtbal_value *norm =
         mtbal_emit(b, "Add", mtbal_emit(b, "Sqrt", sum), mtbal_const_scalar(b, dtype, 1e-6));
     mtbal_value *factor =
         mtbal_emit(b, "Min", mtbal_emit(b, "Div", limit, norm), mtbal_const_scalar(b, dtype, 1));
     for (int p = 0; p < c->nparams; p++)
-        c->gradients[p] = mtbal_emit(
-            b, "Mul", c->gradients[p],
-            mtbal_emit_cast(b, factor, c->gradients[p] ? c->gradients[p]->type.dtype : dtype));
+        scaled[p] = mtbal_emit(b, "Mul", c->gradients[p],
+                               mtbal_emit_cast(b, factor, c->params[p].value->type.dtype));
     return b->status;
 }
 
@@ -107,44 +105,47 @@ static mtbal_value *correction(mtbal_context *c, mtbal_builder *b, mtbal_value *
                       mtbal_emit(b, "Pow", beta, t));
 }
 
-/* lr, then what the optimizer takes besides. Returns how many. */
-static int common_operands(mtbal_context *c, mtbal_builder *b, const struct optimizer *o,
-                           mtbal_value **in)
+/* lr, then what the optimizer takes besides: into in [MAX_COMMON], their number into n. */
+static mtbal_status common_operands(mtbal_context *c, mtbal_builder *b, const struct optimizer *o,
+                                    mtbal_value **in, int *n)
 {
-    int n = 0;
-    in[n++] = mtbal_hyper(c, "lr", o->lr);
-    if (o->moments == 1)
-        in[n++] = mtbal_hyper(c, "momentum", 0.9);
-    if (o->moments < 2)
-        return n;
-    for (int i = 0; i < 3; i++)
-        in[n++] = mtbal_hyper(c, adam_hypers[i].name, adam_hypers[i].value);
+    static const struct hyper {
+        const char *name;
+        double value;
+    } adam[] = {{"beta1", 0.9}, {"beta2", 0.999}, {"epsilon", 1e-8}};
     mtbal_dtype dtype = mtbal_float_type(c);
-    mtbal_value *step = mtbal_state_new(c, "mtbal/step", dtype, 0, NULL, 0);
-    mtbal_value *t = step ? mtbal_emit(b, "Add", step, mtbal_const_scalar(b, dtype, 1)) : NULL;
-    if (!t || mtbal_state_bind(c, step, t) != MTBAL_OK)
-        return -1;
-    in[n++] = correction(c, b, in[1], t);
-    in[n++] = correction(c, b, in[2], t);
-    if (!strcmp(o->name, "adamw"))
-        in[n++] = mtbal_hyper(c, "weight_decay", 0.01);
-    return n;
+    in[(*n)++] = mtbal_hyper(c, "lr", o->lr);
+    if (o->moments == 1)
+        in[(*n)++] = mtbal_hyper(c, "momentum", 0.9);
+    if (o->moments == 2) {
+        for (int i = 0; i < 3; i++)
+            in[(*n)++] = mtbal_hyper(c, adam[i].name, adam[i].value);
+        mtbal_value *step = mtbal_state_new(c, "mtbal/", "step", dtype, 0, NULL, 0);
+        mtbal_value *t = mtbal_emit(b, "Add", step, mtbal_const_scalar(b, dtype, 1));
+        MTBAL_TRY(mtbal_state_bind(c, step, t));
+        in[(*n)++] = correction(c, b, in[1], t);
+        in[(*n)++] = correction(c, b, in[2], t);
+    }
+    if (o->decays)
+        in[(*n)++] = mtbal_hyper(c, "weight_decay", 0.01);
+    for (int i = 0; i < *n; i++)
+        if (!in[i])
+            return c->diag->status ? c->diag->status : mtbal_no_memory(c->diag);
+    return MTBAL_OK;
 }
 
 static mtbal_status update(mtbal_context *c, mtbal_builder *b, const struct optimizer *o, int p,
-                           int ncommon, mtbal_value *const *common)
+                           mtbal_value *gradient, int ncommon, mtbal_value *const *common)
 {
-    mtbal_value *in[16], *out[3], *moments[2];
-    mtbal_value *v = c->params[p].value;
+    mtbal_value *in[4 + MAX_COMMON], *out[3], *moments[2], *v = c->params[p].value;
     int n = 0;
     in[n++] = v;
-    in[n++] = c->gradients[p];
+    in[n++] = gradient;
     for (int k = 0; k < o->moments; k++) {
-        char name[512];
-        snprintf(name, sizeof name, "%s%.400s", o->moment_names[k], v->name);
-        moments[k] = mtbal_state_new(c, name, v->type.dtype, v->tensor->rank, v->tensor->dims, 0);
+        moments[k] = mtbal_state_new(c, o->moment_names[k], v->name, v->type.dtype, v->tensor->rank,
+                                     v->tensor->dims, 0);
         if (!moments[k])
-            return mtbal_no_memory(c->diag);
+            return c->diag->status ? c->diag->status : mtbal_no_memory(c->diag);
         in[n++] = moments[k];
     }
     for (int k = 0; k < ncommon; k++)
@@ -161,29 +162,35 @@ static mtbal_status update(mtbal_context *c, mtbal_builder *b, const struct opti
     return MTBAL_OK;
 }
 
-mtbal_status mtbal_pass_optimizer(mtbal_context *c)
+static mtbal_status optimize(mtbal_context *c, const struct optimizer *o)
 {
     mtbal_builder b;
-    mtbal_value *common[16];
-    const struct optimizer *o = NULL;
+    mtbal_value *common[MAX_COMMON];
+    int n = 0;
     mtbal_pass_builder(c, &b, "mtbal/update/", "update", NULL);
-    MTBAL_TRY(clip(c, &b));
-    for (size_t i = 0; i < sizeof optimizers / sizeof *optimizers; i++)
-        if (!strcmp(optimizers[i].name, c->options->optimizer))
-            o = &optimizers[i];
-    if (!o && strcmp(c->options->optimizer, "none"))
+    mtbal_value **scaled = mtbal_arena_array(c->model->arena, (size_t)c->nparams, sizeof *scaled);
+    if (!scaled)
+        return mtbal_no_memory(c->diag);
+    MTBAL_TRY(clip(c, &b, scaled));
+    MTBAL_TRY(common_operands(c, &b, o, common, &n));
+    for (int p = 0; p < c->nparams; p++)
+        MTBAL_TRY(update(c, &b, o, p, scaled[p], n, common));
+    return b.status;
+}
+
+mtbal_status mtbal_pass_optimizer(mtbal_context *c)
+{
+    bool none = !strcmp(c->options->optimizer, "none");
+    size_t i = 0, n = sizeof optimizers / sizeof *optimizers;
+    while (i < n && strcmp(optimizers[i].name, c->options->optimizer))
+        i++;
+    if (i == n && !none)
         return mtbal_fail(c->diag, MTBAL_USAGE, "--optimizer",
                           "choose from sgd, momentum, adam, adamw, none",
                           "there is no optimizer '%s'", c->options->optimizer);
-    int n = o ? common_operands(c, &b, o, common) : 0;
-    if (n < 0)
-        return mtbal_no_memory(c->diag);
-    for (int p = 0; o && p < c->nparams; p++)
-        MTBAL_TRY(update(c, &b, o, p, n, common));
-    for (int p = 0; p < c->nparams && (!o || c->options->outputs & MTBAL_OUT_GRADS); p++) {
-        char name[512];
-        snprintf(name, sizeof name, "mtbal/grad/%s", c->params[p].value->name);
-        MTBAL_TRY(mtbal_output_as(c, c->gradients[p], name));
-    }
-    return b.status;
+    if (!none)
+        MTBAL_TRY(optimize(c, &optimizers[i]));
+    for (int p = 0; p < c->nparams && (none || c->options->outputs & MTBAL_OUT_GRADS); p++)
+        MTBAL_TRY(mtbal_output_as(c, c->gradients[p], "mtbal/grad/", c->params[p].value->name));
+    return MTBAL_OK;
 }

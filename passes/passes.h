@@ -58,9 +58,10 @@ typedef struct mtbal_param {
     bool in_scope;  /* of the norm */
 } mtbal_param;
 
-/* A state: an initializer that is also an input, and the value that replaces it after a step. */
+/* A state: an initializer that is also an input; the value that replaces it after a step; the graph
+ * output mtbal/next/... that gives it. */
 typedef struct mtbal_state {
-    mtbal_value *value, *next;
+    mtbal_value *value, *next, *output;
 } mtbal_state;
 
 typedef enum mtbal_level { MTBAL_NOTE, MTBAL_WARNING } mtbal_level;
@@ -80,6 +81,8 @@ typedef struct mtbal_context {
     mtbal_param *params;
     mtbal_state *states;
     mtbal_notice *notices;
+    int ninputs, noutputs; /* names of the graph's inputs and outputs before the rewrite */
+    const char **inputs, **outputs;
     /* by value id (sized nreach): tasks that a value reaches / whether it depends on a parameter */
     int nreach;
     uint64_t *reach;
@@ -137,6 +140,10 @@ typedef struct mtbal_sweep {
     mtbal_value **cotangent;
     const bool *active; /* by value id: lies between a wanted value and a seed */
     bool (*inside)(const mtbal_node *node, void *context); /* NULL: all */
+    /* Told of every node that cannot be crossed, and why (NULL: it has no rule); the sweep then
+     * goes on without it and succeeds. NULL: the sweep fails, with all of them in the diagnostic.
+     */
+    mtbal_status (*refuse)(mtbal_node *node, const char *why, void *context);
     void *context;
 } mtbal_sweep;
 mtbal_status mtbal_differentiate(mtbal_sweep *sweep);

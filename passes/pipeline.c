@@ -1,20 +1,17 @@
 /* passes/pipeline.c: the pipeline, as one array. */
 #include "passes/internal.h"
 
+#include <assert.h>
 #include <string.h>
 #include <time.h>
 
-mtbal_status mtbal_pass_verify(mtbal_context *c)
+mtbal_status mtbal_pass_sort(mtbal_context *c)
 {
     return mtbal_verify(c->model, c->diag);
 }
 
 mtbal_status mtbal_pass_upgrade(mtbal_context *c)
 {
-    if (mtbal_property_get(c->model, "mtbal.state"))
-        return mtbal_fail(c->diag, MTBAL_INVALID, c->model->path,
-                          "rewrite the original model, or get it back with --inference",
-                          "this is a step graph already");
     return mtbal_upgrade(c->model, 17, c->diag);
 }
 
@@ -43,43 +40,44 @@ mtbal_status mtbal_pass_dead(mtbal_context *c)
     return mtbal_remove_dead(c->model, c->diag);
 }
 
-mtbal_status mtbal_pass_finish(mtbal_context *c)
+mtbal_status mtbal_pass_expand(mtbal_context *c)
 {
     return c->options->inline_functions ? mtbal_inline_functions(c->model, false, c->diag)
                                         : MTBAL_OK;
 }
 
-/* "types": every value has its type; "tasks", "params", "weights", "gradients": the context has
- * them; "sorted": nodes stand in topological order. */
+/* A pass makes the property of its own name: "sort": nodes stand in topological order; "types":
+ * every value has its type; "tasks", "params", "weights", "backward": the context has them. Needs
+ * that a pass between has broken are made again. */
 const mtbal_pass mtbal_passes[] = {
-    {"verify", "", "", "is it a graph? sorts it topologically", mtbal_pass_verify},
-    {"upgrade", "sorted", "types", "raises models below opset 17 to it", mtbal_pass_upgrade},
-    {"inline", "sorted", "types", "replaces calls of model-local functions by their bodies",
+    {"sort", "", "", "is it a graph? sorts it topologically", mtbal_pass_sort},
+    {"upgrade", "sort", "types", "raises models below opset 17 to it", mtbal_pass_upgrade},
+    {"inline", "sort", "types", "replaces calls of model-local functions by their bodies",
      mtbal_pass_inline},
-    {"hoist", "sorted", "types", "makes initializers of weights in Constant nodes",
-     mtbal_pass_hoist},
-    {"types", "sorted", "", "infers types and shapes", mtbal_pass_types},
-    {"control", "types", "", "unrolls loops of a constant count, takes the branch of a constant If",
-     mtbal_pass_unroll},
+    {"types", "sort", "", "infers types and shapes", mtbal_pass_types},
+    {"control", "types", "",
+     "folds shape arithmetic, takes the branch of a constant If, unrolls a Loop of constant count",
+     mtbal_pass_control},
+    {"hoist", "sort", "", "makes initializers of weights in Constant nodes", mtbal_pass_hoist},
     {"losses", "types", "", "adds the losses that --loss names", mtbal_pass_losses},
-    {"untie", "types", "", "gives every use of an initializer a copy (--untie)", mtbal_pass_untie},
+    {"untie", "sort", "", "separates what the exporter tied (--untie)", mtbal_pass_untie},
     {"tasks", "types", "", "finds the tasks", mtbal_pass_tasks},
     {"params", "tasks", "", "finds the parameters, the trunk and the heads", mtbal_pass_params},
     {"scope", "params", "", "decides what the gradient norm is taken over", mtbal_pass_scope},
     {"diagnose", "params", "", "warns before anyone trains in vain", mtbal_pass_diagnose},
-    {"weights", "params", "", "adds the weight of each task and the balanced total",
+    {"weights", "params types", "", "adds the weight of each task and the balanced total",
      mtbal_pass_weights},
     {"backward", "weights", "", "differentiates: one backward for all tasks", mtbal_pass_backward},
-    {"measure", "gradients", "", "adds norms, cosines and what --outputs asks for",
+    {"measure", "backward", "", "adds norms, cosines and what else --outputs asks for",
      mtbal_pass_measure},
-    {"optimizer", "gradients", "", "adds the update of the parameters", mtbal_pass_optimizer},
-    {"states", "gradients", "", "binds every state to its next value", mtbal_pass_states},
-    {"fold", "types", "", "turns known shape arithmetic of ours into constants", mtbal_pass_fold},
-    {"merge", "sorted", "", "merges nodes of ours that compute the same", mtbal_pass_merge},
-    {"dead", "sorted", "", "removes what nobody uses", mtbal_pass_dead},
-    {"metadata", "params", "", "records tasks, parameters and states in the metadata",
+    {"optimizer", "backward", "", "adds the update of the parameters", mtbal_pass_optimizer},
+    {"states", "optimizer", "", "binds every state to its next value", mtbal_pass_states},
+    {"fold", "types", "", "turns shape arithmetic that is known into constants", mtbal_pass_fold},
+    {"merge", "sort", "", "merges nodes of ours that compute the same", mtbal_pass_merge},
+    {"dead", "sort", "", "removes what nobody uses", mtbal_pass_dead},
+    {"expand", "sort", "types", "inlines our functions (--inline-functions)", mtbal_pass_expand},
+    {"metadata", "states", "", "records tasks, parameters and states in the metadata",
      mtbal_pass_metadata},
-    {"finish", "", "", "inlines our functions (--inline-functions)", mtbal_pass_finish},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
@@ -93,6 +91,16 @@ void mtbal_options_default(mtbal_options *options)
                                .outputs = MTBAL_OUT_NORMS};
 }
 
+/* ------------------------------------------------------------------ the manager */
+
+static const mtbal_pass *find_pass(const char *name, size_t length)
+{
+    const mtbal_pass *p = mtbal_passes;
+    while (p->name && (strlen(p->name) != length || memcmp(p->name, name, length)))
+        p++;
+    return p->name ? p : NULL;
+}
+
 static double milliseconds(void)
 {
     struct timespec now;
@@ -100,36 +108,95 @@ static double milliseconds(void)
     return 1e3 * (double)now.tv_sec + 1e-6 * (double)now.tv_nsec;
 }
 
+/* One run of the pipeline: which properties hold, a bit a pass. */
+typedef struct manager {
+    mtbal_context *c;
+    uint32_t holds;
+} manager;
+
+static uint32_t bit_of(const mtbal_pass *pass)
+{
+    return (uint32_t)1 << (pass - mtbal_passes);
+}
+
+static mtbal_status run_pass(manager *m, const mtbal_pass *pass)
+{
+    const mtbal_options *o = m->c->options;
+    for (const char *need = pass->needs; *need;) {
+        size_t n = strcspn(need, " ");
+        const mtbal_pass *maker = find_pass(need, n);
+        assert(maker && maker < pass && "a pass needs what an earlier one makes");
+        if (!(m->holds & bit_of(maker)))
+            MTBAL_TRY(run_pass(m, maker));
+        need += n + (need[n] == ' ');
+    }
+    double start = milliseconds();
+    MTBAL_TRY(pass->run(m->c));
+    m->holds |= bit_of(pass);
+    for (const char *broken = pass->breaks; *broken;) {
+        size_t n = strcspn(broken, " ");
+        m->holds &= ~bit_of(find_pass(broken, n));
+        broken += n + (broken[n] == ' ');
+    }
+    if (o->time_to)
+        fprintf(o->time_to, "%-10s %8.3f ms\n", pass->name, milliseconds() - start);
+    return o->verify_between ? mtbal_verify(m->c->model, m->c->diag) : MTBAL_OK;
+}
+
 static mtbal_status check_dump(const mtbal_options *options, mtbal_diag *diag)
 {
-    const mtbal_pass *p = mtbal_passes;
-    while (options->dump_after && p->name && strcmp(p->name, options->dump_after))
-        p++;
-    return p->name || !options->dump_after
+    const char *name = options->dump_after;
+    return !name || find_pass(name, strlen(name))
                ? MTBAL_OK
                : mtbal_fail(diag, MTBAL_USAGE, "--dump-after",
                             "mtbal-rewrite --list-passes lists them", "there is no pass '%s'",
-                            options->dump_after);
+                            name);
+}
+
+static const char **names_of(mtbal_model *model, mtbal_value *const *values, int n)
+{
+    const char **names = mtbal_arena_array(model->arena, (size_t)n, sizeof *names);
+    for (int i = 0; names && i < n; i++)
+        names[i] = values[i]->name;
+    return names;
+}
+
+static mtbal_context *new_context(mtbal_model *model, const mtbal_options *options,
+                                  mtbal_diag *diag)
+{
+    mtbal_context *c = mtbal_arena_alloc(model->arena, sizeof *c);
+    mtbal_graph *graph = model->graph;
+    if (!c)
+        return NULL;
+    *c = (mtbal_context){.model = model,
+                         .graph = graph,
+                         .options = options,
+                         .diag = diag,
+                         .ninputs = graph->ninputs,
+                         .noutputs = graph->noutputs,
+                         .inputs = names_of(model, graph->inputs, graph->ninputs),
+                         .outputs = names_of(model, graph->outputs, graph->noutputs)};
+    return c->inputs && c->outputs ? c : NULL;
 }
 
 mtbal_status mtbal_rewrite(mtbal_model *model, const mtbal_options *options,
                            mtbal_context **context, mtbal_diag *diag)
 {
-    mtbal_context *c = mtbal_arena_alloc(model->arena, sizeof *c);
-    if (!c)
+    mtbal_diag own = {0}; /* passes look at its status */
+    manager m = {new_context(model, options, diag ? diag : &own), 0};
+    if (!m.c)
         return mtbal_no_memory(diag);
-    *c = (mtbal_context){.model = model, .graph = model->graph, .options = options, .diag = diag};
+    if (mtbal_property_get(model, "mtbal.state"))
+        return mtbal_fail(diag, MTBAL_INVALID, model->path,
+                          "rewrite the original model, or get it back with --inference",
+                          "this is a step graph already");
     MTBAL_TRY(check_dump(options, diag));
     for (const mtbal_pass *p = mtbal_passes; p->name; p++) {
-        double start = milliseconds();
-        MTBAL_TRY(p->run(c));
-        if (options->verify_between)
-            MTBAL_TRY(mtbal_verify(model, diag));
-        if (options->time_to)
-            fprintf(options->time_to, "%-10s %8.3f ms\n", p->name, milliseconds() - start);
+        if (!(m.holds & bit_of(p)))
+            MTBAL_TRY(run_pass(&m, p));
         if (options->dump_after && !strcmp(p->name, options->dump_after))
             mtbal_print_model(options->dump_to, model, 16);
     }
-    *context = c;
+    *context = m.c;
     return MTBAL_OK;
 }
