@@ -220,9 +220,11 @@ static mtbal_status find_file(mtbal_external *x, const char *location, int *inde
     if (fd < 0)
         return mtbal_fail(diag, own.status, own.where, own.hint, "%s", own.what);
     struct stat st;
-    bool ok = fstat(fd, &st) == 0;
+    int error = fstat(fd, &st) == 0 ? 0 : errno;
     close(fd);
-    if (!ok || !S_ISREG(st.st_mode))
+    if (error)
+        return open_error(name, error, diag);
+    if (!S_ISREG(st.st_mode))
         return mtbal_fail(diag, MTBAL_INVALID, name, NULL,
                           "this external data is not a regular file");
     if (st.st_nlink > 1)

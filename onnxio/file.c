@@ -157,24 +157,31 @@ static void sync_folder(const char *path)
     mtbal_free(folder);
 }
 
+mtbal_status mtbal_writer_seal(mtbal_writer *writer, mtbal_diag *diag)
+{
+    int fd = writer->fd;
+    if (fd < 0)
+        return writer->status;
+    if (writer->status == MTBAL_OK && writer->temporary && fsync(fd) != 0)
+        write_error(writer, "sync", errno, diag);
+    writer->fd = -1;
+    if (close(fd) != 0 && writer->status == MTBAL_OK)
+        write_error(writer, "close", errno, diag);
+    return writer->status;
+}
+
 mtbal_status mtbal_writer_commit(mtbal_writer *writer, mtbal_diag *diag)
 {
-    if (writer->status == MTBAL_OK && writer->temporary && fsync(writer->fd) != 0)
-        write_error(writer, "sync", errno, diag);
-    int fd = writer->fd;
-    writer->fd = -1;
-    if (fd >= 0 && close(fd) != 0 && writer->status == MTBAL_OK)
-        write_error(writer, "close", errno, diag);
-    if (writer->status == MTBAL_OK && writer->temporary) {
+    mtbal_status status = mtbal_writer_seal(writer, diag);
+    if (status == MTBAL_OK && writer->temporary) {
         if (rename(writer->temporary, writer->path) != 0) {
-            write_error(writer, "rename", errno, diag);
+            status = write_error(writer, "rename", errno, diag);
         } else {
             mtbal_free(writer->temporary);
             writer->temporary = NULL;
             sync_folder(writer->path);
         }
     }
-    mtbal_status status = writer->status;
     mtbal_writer_abort(writer);
     return status;
 }

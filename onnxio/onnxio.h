@@ -27,6 +27,8 @@ typedef struct mtbal_writer {
 mtbal_status mtbal_writer_open(mtbal_writer *writer, const char *path, mtbal_diag *diag);
 mtbal_status mtbal_writer_put(mtbal_writer *writer, const void *bytes, size_t size,
                               mtbal_diag *diag);
+/* Syncs and closes, so that nothing but the rename is left to fail in commit. Optional. */
+mtbal_status mtbal_writer_seal(mtbal_writer *writer, mtbal_diag *diag);
 mtbal_status mtbal_writer_commit(mtbal_writer *writer,
                                  mtbal_diag *diag); /* fsync, rename, fsync of the folder */
 void mtbal_writer_abort(mtbal_writer *writer);      /* removes the temporary file */

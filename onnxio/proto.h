@@ -116,8 +116,10 @@ typedef struct mtbal_relocation mtbal_relocation;
 mtbal_status mtbal_relocation_new(mtbal_external *external, ProtobufCMessage *message,
                                   const char *path, size_t nbig, Onnx__TensorProto **big,
                                   mtbal_relocation **relocation, mtbal_diag *diag);
-/* Gives the data file its name: right before the model gets its own. */
+/* Gives the data file its name: right before the model gets its own. _done says that the model has
+ * it; _free without that gives the name back to the file that had it. */
 mtbal_status mtbal_relocation_commit(mtbal_relocation *relocation, mtbal_diag *diag);
+void mtbal_relocation_done(mtbal_relocation *relocation);
 void mtbal_relocation_free(mtbal_relocation *relocation);
 
 /* ------------------------------------------------------------------ read.c */

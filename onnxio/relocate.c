@@ -33,8 +33,10 @@ struct mtbal_relocation {
     bool *moves; /* by file: its ranges cannot stay */
     mtbal_writer data;
     bool open;
-    int64_t size; /* of the data file so far */
-    char *location;
+    int64_t size;            /* of the data file so far */
+    char *location, *target; /* the data file: as the model names it, and its path */
+    char *backup;            /* a second name of the file that target replaced */
+    bool committed, fresh;   /* has it its name; was there no file of that name before */
     patch *patches;
     moved *table; /* open addressing; from.length -1: free */
     size_t nmoved, capacity;
@@ -265,7 +267,7 @@ static mtbal_status relocate(mtbal_relocation *r, ProtobufCMessage *message, con
                              size_t nbig, Onnx__TensorProto **big)
 {
     const char *slash = strrchr(path, '/');
-    char *target = mtbal_arena_printf(r->arena, "%s.data", path);
+    char *target = r->target = mtbal_arena_printf(r->arena, "%s.data", path);
     r->location = mtbal_arena_printf(r->arena, "%s.data", slash ? slash + 1 : path);
     r->buffer = mtbal_arena_alloc(r->arena, PIECE);
     if (!target || !r->location || !r->buffer)
@@ -305,9 +307,39 @@ mtbal_status mtbal_relocation_new(mtbal_external *external, ProtobufCMessage *me
     return status;
 }
 
+/* Two renames cannot be one. The first can be undone until the second is done: the old data file
+ * keeps a second name meanwhile (where the file system has hard links). */
 mtbal_status mtbal_relocation_commit(mtbal_relocation *r, mtbal_diag *diag)
 {
-    return r ? mtbal_writer_commit(&r->data, diag) : MTBAL_OK;
+    MTBAL_TRY(mtbal_writer_seal(&r->data, diag));
+    char *backup = mtbal_arena_printf(r->arena, "%s.%ld-old.tmp", r->target, (long)getpid());
+    if (!backup)
+        return mtbal_no_memory(diag);
+    if (link(r->target, backup) == 0)
+        r->backup = backup;
+    else
+        r->fresh = errno == ENOENT;
+    MTBAL_TRY(mtbal_writer_commit(&r->data, diag));
+    r->committed = true;
+    return MTBAL_OK;
+}
+
+void mtbal_relocation_done(mtbal_relocation *r)
+{
+    if (r->backup)
+        unlink(r->backup);
+    r->backup = NULL;
+    r->committed = false;
+}
+
+static void roll_back(mtbal_relocation *r)
+{
+    if (r->backup && r->committed)
+        rename(r->backup, r->target);
+    else if (r->backup)
+        unlink(r->backup);
+    else if (r->committed && r->fresh)
+        unlink(r->target);
 }
 
 void mtbal_relocation_free(mtbal_relocation *r)
@@ -316,6 +348,7 @@ void mtbal_relocation_free(mtbal_relocation *r)
         return;
     for (patch *p = r->patches; p; p = p->next)
         *p->tensor = p->before;
+    roll_back(r);
     mtbal_writer_abort(&r->data);
     mtbal_arena_free(r->arena);
 }

@@ -5,7 +5,6 @@
 
 #include <limits.h>
 #include <string.h>
-#include <unistd.h>
 
 enum { EXTERNAL_ABOVE = 1024, STREAM_ABOVE = 1 << 16 };
 
@@ -249,10 +248,13 @@ static mtbal_status write_model(mtbal_model *model, const char *path, mtbal_aren
     else
         MTBAL_TRY(mtbal_writer_put(writer, o->file.data, o->file.size, diag));
     /* Both files are whole and on the disk before either gets its name. */
+    MTBAL_TRY(mtbal_writer_seal(writer, diag));
     if (*relocation)
-        fsync(writer->fd);
-    MTBAL_TRY(mtbal_relocation_commit(*relocation, diag));
-    return mtbal_writer_commit(writer, diag);
+        MTBAL_TRY(mtbal_relocation_commit(*relocation, diag));
+    MTBAL_TRY(mtbal_writer_commit(writer, diag));
+    if (*relocation)
+        mtbal_relocation_done(*relocation);
+    return MTBAL_OK;
 }
 
 mtbal_status mtbal_onnx_write(mtbal_model *model, const char *path, mtbal_diag *diag)

@@ -51,15 +51,24 @@ const char *files_path(const char *name)
     return path;
 }
 
-int files_count(void)
+static int count_files(const char *path)
 {
     int n = 0;
-    DIR *dir = opendir(folder);
-    for (struct dirent *e; dir && (e = readdir(dir));)
-        n += e->d_name[0] != '.';
+    DIR *dir = opendir(path);
+    for (struct dirent *e; dir && (e = readdir(dir));) {
+        char inner[1024];
+        snprintf(inner, sizeof inner, "%s/%s", path, e->d_name);
+        if (e->d_name[0] != '.')
+            n += 1 + (e->d_type == DT_DIR ? count_files(inner) : 0);
+    }
     if (dir)
         closedir(dir);
     return n;
+}
+
+int files_count(void)
+{
+    return count_files(folder);
 }
 
 void files_write(const char *path, const void *bytes, size_t size)

@@ -13,7 +13,7 @@ void files_write(const char *path, const void *bytes, size_t size);
 unsigned char *files_read(const char *path,
                           size_t *size); /* malloc'ed; aborts the test if absent */
 bool files_equal(const char *a, const char *b);
-int files_count(void); /* entries in the folder */
+int files_count(void); /* in the folder, and below */
 
 /* Bytes that grow. */
 typedef struct wire {
