@@ -89,7 +89,7 @@ $(BUILD)/gen/onnx/onnx.pb-c.c: $(PROTO)
 	$(Q)protoc-c --proto_path=$(dir $(PROTO)) --c_out=$(BUILD)/gen/onnx $(PROTO)
 $(BUILD)/gen/%.o: $(BUILD)/gen/%.c
 	$(Q)$(CC) $(CPP) $(CFLAGS) $(MODE) -c $< -o $@
-$(BUILD)/onnxio/%.o: $(BUILD)/gen/onnx/onnx.pb-c.c
+$(filter $(BUILD)/onnxio/%,$(OBJECTS)) $(TEST_O): $(BUILD)/gen/onnx/onnx.pb-c.c
 
 # Kernels: optimised also in a debugging build; no -ffast-math, so that results are IEEE's. Fused multiply-add only where a
 # kernel asks for it: the same bits from every compiler.

@@ -1,6 +1,8 @@
 /* cli/mtbal-rewrite.c: in.onnx -> step.onnx. */
 #include "cli/cli.h"
+#include "lower/lower.h"
 #include "onnxio/onnxio.h"
+#include "passes/gradients/gradients.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -10,7 +12,8 @@ typedef struct args {
     cli_list train, freeze;
     const char *balance, *scale, *apply, *norm_over, *optimizer, *outputs, *dump_after;
     double clip;
-    bool inline_functions, untie, inference, list_passes, time_passes, json, quiet, verbose;
+    bool inline_functions, untie, inference, list_passes, list_operators,
+        time_passes, json, quiet, verbose;
 } args;
 
 static args a;
@@ -47,6 +50,8 @@ static const cli_option options[] = {
     {"inference", 0, CLI_FLAG, &a.inference, NULL,
      "the other way: the original network with trained weights"},
     {"list-passes", 0, CLI_FLAG, &a.list_passes, NULL, "print the pass table"},
+    {"list-operators", 0, CLI_FLAG, &a.list_operators, NULL,
+     "print what can be differentiated and what mtbal-run executes"},
     {"dump-after", 0, CLI_TEXT, &a.dump_after, "PASS", "print the graph as ONNX text after it"},
     {"time-passes", 0, CLI_FLAG, &a.time_passes, NULL, "print the time of each pass"},
     {"json", 0, CLI_FLAG, &a.json, NULL, "print the report as JSON"},
@@ -401,6 +406,20 @@ static void list_passes(mtbal_arena *arena)
     cli_table_print(stdout, &table);
 }
 
+/* The operator page: docs/operators.md is this output, and a test compares them. */
+static void list_operators(void)
+{
+    printf("# Operators\n\nGradient: yes; zero by definition; or no (refused on a path to a parameter). Runtime: does "
+           "`mtbal-run` execute it.\nA step graph runs in any ONNX runtime, whatever the second column says.\n\n"
+           "| operator | gradient | runtime |\n|---|---|---|\n");
+    for (int i = 0; i < MTBAL_NOPS; i++) {
+        bool stop = false, rule = mtbal_gradient_rule(i, &stop) != NULL;
+        if (!*mtbal_ops[i].domain)
+            printf("| %s | %s | %s |\n", mtbal_ops[i].name, rule ? "yes" : stop ? "zero" : "no",
+                   mtbal_lowers(i) ? "yes" : "no");
+    }
+}
+
 static int run(int argc, char **argv, mtbal_arena *arena)
 {
     const char *operands[2];
@@ -409,6 +428,10 @@ static int run(int argc, char **argv, mtbal_arena *arena)
         return code;
     if (a.list_passes) {
         list_passes(arena);
+        return 0;
+    }
+    if (a.list_operators) {
+        list_operators();
         return 0;
     }
     mtbal_diag diag = {0};
