@@ -107,9 +107,10 @@ static operand place_constant(lowering *l, const mtbal_value *value, place *p)
 
 operand op_in(lowering *l, const mtbal_node *node, int i)
 {
-    if (i >= node->nin || !node->in[i] || l->status != MTBAL_OK)
+    if (!op_given(node, i) || l->status != MTBAL_OK)
         return op_none();
-    return op_of_value(l, node->in[i]);
+    operand x = op_of_value(l, node->in[i]);
+    return lower_widens(l, x.dtype) ? lower_widen(l, x) : x;
 }
 
 operand op_of_value(lowering *l, const mtbal_value *value)
@@ -139,15 +140,21 @@ void op_set_value(lowering *l, const mtbal_value *value, operand x)
 
 void op_set_out(lowering *l, const mtbal_node *node, int i, operand x)
 {
-    if (op_wants(node, i))
-        op_set_value(l, node->out[i], x);
+    if (!op_wants(node, i))
+        return;
+    op_set_value(l, node->out[i], x);
+    if (l->wide && l->status == MTBAL_OK && x.dtype != (int)node->out[i]->type.dtype)
+        lower_narrow_later(l, node->out[i]);
 }
 
 operand op_out(lowering *l, const mtbal_node *node, int i)
 {
     if (!op_wants(node, i) || l->status != MTBAL_OK)
         return op_none();
-    operand x = op_of_type(l, &node->out[i]->type);
+    mtbal_type type = node->out[i]->type;
+    if (lower_widens(l, (int)type.dtype))
+        type.dtype = (mtbal_dtype)l->wide;
+    operand x = op_of_type(l, &type);
     op_set_out(l, node, i, x);
     return x;
 }
@@ -173,7 +180,7 @@ void op_alias(lowering *l, const mtbal_node *node, int i, operand x)
 
 bool op_given(const mtbal_node *node, int i)
 {
-    return i < node->nin && node->in[i];
+    return i >= 0 && i < node->nin && node->in[i];
 }
 
 bool op_wants(const mtbal_node *node, int i)
@@ -347,7 +354,9 @@ mtbal_status lower_emit_node(lowering *l, mtbal_node *node)
                             strstr(why, "%s") + 2);
     if (why)
         return lower_refuse(l, node, "%s", why);
+    lower_choose_width(l, node);
     MTBAL_TRY(rule(l, node));
+    MTBAL_TRY(lower_narrow(l));
     return l->status;
 }
 

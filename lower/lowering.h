@@ -85,6 +85,10 @@ typedef struct lowering {
     int nloops, loop_capacity;
     lower_loop *loops;
 
+    /* widen.c: the node being emitted computes in type `wide` (0: in its own) instead of `narrow`
+     * (0: the 16-bit floats); values whose results are to be narrowed */
+    int wide, narrow, npending;
+    mtbal_value *pending[16];
     const char *label; /* of the calls being emitted */
     int64_t opset;     /* of the node being lowered */
     int64_t created;   /* nodes copied in so far */
@@ -194,6 +198,15 @@ int op_jump(lowering *l, operand condition); /* returns the call, whose target i
 
 mtbal_status lower_emit_control(lowering *l, mtbal_node *node); /* jumps.c */
 double lower_flops(const call *c);                              /* flops.c */
+
+/* ------------------------------------------------------------------ widen.c: types that kernels do
+ * not compute in */
+
+void lower_choose_width(lowering *l, const mtbal_node *node);
+bool lower_widens(const lowering *l, int dtype);
+operand lower_widen(lowering *l, operand x);
+void lower_narrow_later(lowering *l, mtbal_value *value);
+mtbal_status lower_narrow(lowering *l); /* at the end of the node */
 
 /* ------------------------------------------------------------------ fuse.c, memory.c, plan.c */
 

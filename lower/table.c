@@ -52,3 +52,13 @@ lower_fn *lower_rule(const mtbal_node *node)
             return functions[i].lower;
     return NULL;
 }
+
+bool mtbal_lowers(int opcode)
+{
+    static const char *const elaborated[] = {"Constant", "If", "Loop", "Scan", "Shape", "Size"};
+    const mtbal_op *op = &mtbal_ops[opcode];
+    bool found = ops[opcode] || lower_is_expanded(op);
+    for (size_t i = 0; i < sizeof elaborated / sizeof *elaborated; i++)
+        found = found || (!*op->domain && !strcmp(op->name, elaborated[i]));
+    return found;
+}
