@@ -132,9 +132,7 @@ static void conv_grad_x_text(const window *w, char *text, size_t size)
              "  more = Sub (want_s, have_s)\n"
              "  end = Sub (more, minus)\n"
              "  pads = Concat <axis = 0> (nil, minus, nil, end)\n"
-             "  zero = Constant <value = float {0}> ()\n"
-             "  fill = CastLike (zero, dY)\n"
-             "  dX = Pad (full, pads, fill)\n"
+             "  dX = Pad (full, pads)\n"
              "}",
              name, list(w->kernel, w->n, kernel), list(w->stride, w->n, strides),
              list(w->dilation, w->n, dilations), kernel, strides, dilations, (long long)w->group,

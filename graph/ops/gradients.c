@@ -1,0 +1,61 @@
+/* graph/ops/gradients.c: our own functions that compute gradients: their results have the shape of
+ * what they differentiate. */
+#include "graph/graph.h"
+
+static mtbal_status give(mtbal_infer *s, int output, const mtbal_type *type)
+{
+    mtbal_value *out = output < s->node->nout ? s->node->out[output] : NULL;
+    if (out && type->rank >= 0)
+        out->type = *type;
+    else if (out)
+        out->type.dtype = type->dtype;
+    return MTBAL_OK;
+}
+
+static mtbal_status all_as(mtbal_infer *s, int input)
+{
+    for (int i = 0; i < s->node->nout && input < s->node->nin && s->node->in[input]; i++)
+        give(s, i, &s->node->in[input]->type);
+    return MTBAL_OK;
+}
+
+mtbal_status mtbal_shape_as_first(mtbal_infer *s)
+{
+    return all_as(s, 0);
+}
+
+mtbal_status mtbal_shape_as_second(mtbal_infer *s)
+{
+    return all_as(s, 1);
+}
+
+/* (dY, X, scale ..) -> dX, dscale, dB */
+mtbal_status mtbal_shape_batch_norm_grad(mtbal_infer *s)
+{
+    all_as(s, 2);
+    return give(s, 0, &s->node->in[1]->type);
+}
+
+/* The third operand holds the shape; the first has the type. */
+mtbal_status mtbal_shape_as_told(mtbal_infer *s)
+{
+    const mtbal_value *told = s->node->nin > 2 ? s->node->in[2] : NULL;
+    mtbal_type type = {MTBAL_TENSOR, s->node->in[0] ? s->node->in[0]->type.dtype : MTBAL_UNDEFINED,
+                       -1, NULL};
+    int n = !told                             ? -1
+            : told->tensor && !told->is_input ? (int)told->tensor->count
+            : told->content                   ? told->ncontent
+                                              : -1;
+    if (n < 0 || n > 32)
+        return give(s, 0, &type);
+    mtbal_dim *dims = mtbal_arena_array(s->model->arena, (size_t)n, sizeof *dims);
+    if (!dims)
+        return mtbal_no_memory(s->diag);
+    for (int i = 0; i < n; i++)
+        dims[i] = told->tensor && !told->is_input
+                      ? mtbal_dim_const(mtbal_tensor_i64(told->tensor, i))
+                      : told->content[i];
+    type.rank = n;
+    type.dims = dims;
+    return give(s, 0, &type);
+}
