@@ -362,6 +362,8 @@ static mtbal_status scan_step(lowering *l, mtbal_node *node, const scan *s, unro
 mtbal_status lower_scan(lowering *l, mtbal_node *node, lower_walk *walk)
 {
     scan s;
+    if (lower_opset(l, node) < 9)
+        return not_known(l, node, "a Scan of opset 8, over batches");
     MTBAL_TRY(read_scan(l, node, &s));
     if (s.length < 0)
         return not_known(l, node, "the length of what it scans is not known");

@@ -152,7 +152,8 @@ operand op_out(lowering *l, const mtbal_node *node, int i)
     if (!op_wants(node, i) || l->status != MTBAL_OK)
         return op_none();
     mtbal_type type = node->out[i]->type;
-    if (lower_widens(l, (int)type.dtype))
+    bool indices = l->narrow && i > 0; /* of TopK and MaxPool: integers by nature */
+    if (!indices && lower_widens(l, (int)type.dtype))
         type.dtype = (mtbal_dtype)l->wide;
     operand x = op_of_type(l, &type);
     op_set_out(l, node, i, x);

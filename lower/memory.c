@@ -326,7 +326,7 @@ static mtbal_status pack(lowering *l)
 {
     static int (*const orders[])(const void *, const void *) = {by_size, by_length, by_start};
     packing p = {.l = l};
-    size_t n = (size_t)l->ncells + 1, best = SIZE_MAX, bound;
+    size_t n = (size_t)l->ncells + 1, best = SIZE_MAX, bound = 0;
     sorted_cell *sorted = mtbal_arena_array(l->arena, n, sizeof *sorted);
     p.order = mtbal_arena_array(l->arena, n, sizeof *p.order);
     p.placed = mtbal_arena_array(l->arena, n, sizeof *p.placed);

@@ -112,6 +112,8 @@ mtbal_status lower_conv_transpose(lowering *l, mtbal_node *node)
     for (int i = 0; i < w.n && sized; i++) {
         int64_t reach = (w.kernel[i] - 1) * w.dilation[i] + 1;
         int64_t total = w.stride[i] * (in[0].dims[i + 2] - 1) + extra[i] + reach - y.dims[i + 2];
+        if (total < 0) /* what is missing is added at the end */
+            total = 0;
         w.begin[i] = !strcmp(pad, "SAME_UPPER") ? total / 2 : total - total / 2;
     }
     rt_conv_attr a = conv_attr(node, &w);

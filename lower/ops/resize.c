@@ -4,6 +4,8 @@
 #include <math.h>
 #include <string.h>
 
+enum { CROP = 5 }; /* tf_crop_and_resize */
+
 typedef struct resizing {
     rt_resize_axis_attr a;
     int naxes;
@@ -55,6 +57,10 @@ static const char *read_scales(lowering *l, const mtbal_node *node, operand x, o
         op_given(node, first) ? lower_constant(l, node->in[first]) : NULL;
     const mtbal_tensor *roi =
         first == 2 && op_given(node, 1) ? lower_constant(l, node->in[1]) : NULL;
+    bool unknown = (op_given(node, first) && !scales) ||
+                   (r->a.transform == CROP && op_given(node, 1) && !roi);
+    if (unknown)
+        return "its scales or its region depend on data";
     r->naxes = n < 0 ? x.rank : n;
     for (int i = 0; i < r->naxes; i++) {
         int64_t axis = n < 0 ? i : axes[i] + (axes[i] < 0 ? x.rank : 0);
@@ -97,7 +103,7 @@ mtbal_status lower_resize(lowering *l, mtbal_node *node)
     if (why)
         return lower_refuse(l, node, "%s", why);
     int last = -1;
-    bool crop = r.a.transform == 5;
+    bool crop = r.a.transform == CROP;
     for (int i = 0; i < r.naxes; i++)
         if (r.scale[i] != 1 || crop || x.dims[r.axes[i]] != y.dims[r.axes[i]])
             last = i;

@@ -139,16 +139,15 @@ static int run_lowered(data_set *d, const mtbal_plan *plan, bool random)
     return result;
 }
 
-/* Small integer inputs often decide shapes (the shape of a Reshape, the axes of a reduction): a plan
- * has fixed shapes, so such an input is made a constant when nothing else works. */
-static bool freeze_integers(mtbal_model *model, const data_set *d)
+/* Small inputs often decide shapes (the shape of a Reshape, the scales of a Resize): a plan has fixed
+ * shapes, so such inputs are made constants when nothing else works. */
+static bool freeze_small(mtbal_model *model, const data_set *d)
 {
     bool any = false;
     for (int i = 0; i < d->ninputs; i++) {
         mtbal_value *v = d->values[i];
         mtbal_tensor *t = d->inputs[i];
-        if (!t || v->is_initializer || mtbal_dtype_is_float(t->dtype) || t->count > 64 ||
-            t->rank > 1)
+        if (!t || v->is_initializer || t->count > 64 || t->rank > 1)
             continue;
         mtbal_remove_input(model->graph, v);
         if (mtbal_add_initializer(model->graph, v, t) != MTBAL_OK)
@@ -173,7 +172,7 @@ static int lower_and_run(data_set *d, mtbal_model *model, const char *path, bool
     int result = read_tensors(model, d, "input", d->inputs, d->ninputs);
     if (result == PASSED)
         result = read_tensors(model, d, "output", d->outputs, d->noutputs);
-    if (result != PASSED || (freeze && !freeze_integers(model, d)))
+    if (result != PASSED || (freeze && !freeze_small(model, d)))
         return result != PASSED ? result : UNSUPPORTED;
     for (int i = 0; i < d->ninputs; i++) {
         const mtbal_tensor *t = d->inputs[i];
