@@ -46,6 +46,13 @@ static void make_index(void)
 
 int mtbal_opcode(const char *domain, const char *name)
 {
+    char base[64];
+    size_t n = strcspn(name, "_");
     call_once(&indexed, make_index);
-    return *slot_of(domain, name) - 1;
+    if (strcmp(domain, "mtbal") || n >= sizeof base)
+        return *slot_of(domain, name) - 1;
+    /* a function of ours has one row for all variants of its body */
+    memcpy(base, name, n);
+    base[n] = 0;
+    return *slot_of(domain, base) - 1;
 }
