@@ -1,5 +1,6 @@
-/* passes/cse.c: nodes that compute the same are one: equal operator, operands and attributes; equal
- * small constants. Of the main graph; random operators and nodes with subgraphs are left alone. */
+/* passes/cse.c: nodes of ours that compute what an earlier node does go: equal operator, operands
+ * and attributes; equal small constants. What the user wrote stays, but may be the one that is
+ * kept. Of the main graph; random operators and nodes with subgraphs are left alone. */
 #include "passes/passes.h"
 
 #include <string.h>
@@ -39,7 +40,7 @@ static bool mergeable(const mtbal_node *node)
             a->kind == MTBAL_ATTR_STRINGS ||
             (a->kind == MTBAL_ATTR_TENSOR && (!a->t || !a->t->data || a->t->bytes > MAX_CONSTANT)))
             return false;
-    return node->nout == 1 && node->out[0] && node->role;
+    return node->nout == 1 && node->out[0];
 }
 
 static uint64_t hash_node(const mtbal_node *node)
@@ -51,6 +52,8 @@ static uint64_t hash_node(const mtbal_node *node)
         h = mix(h, (uintptr_t)a->name);
         if (a->kind == MTBAL_ATTR_INT)
             h = mix(h, (uint64_t)a->i);
+        else if (a->kind == MTBAL_ATTR_FLOAT)
+            h = mix_bytes(h, &a->f, sizeof a->f);
         else if (a->kind == MTBAL_ATTR_INTS)
             h = mix_bytes(h, a->ints, (size_t)a->n * sizeof *a->ints);
         else if (a->kind == MTBAL_ATTR_TENSOR)
@@ -133,14 +136,13 @@ static void merge(mtbal_graph *graph, table *t, renamer *r)
         if (!t->nodes[slot]) {
             t->nodes[slot] = node;
             t->hashes[slot] = hash;
-        } else if (!node->out[0]->is_output) {
+        } else if (node->role && !node->out[0]->is_output) {
             r->to[node->out[0]->id] = t->nodes[slot]->out[0];
             mtbal_node_remove(node);
         }
     }
 }
 
-/* Only nodes that mtbal added (they have a role) are merged away: what the user wrote stays. */
 mtbal_status mtbal_merge_common(mtbal_model *model, mtbal_diag *diag)
 {
     mtbal_arena *scratch = mtbal_arena_new();

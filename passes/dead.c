@@ -41,32 +41,39 @@ static void sweep(mtbal_graph *graph, marker *m)
     }
 }
 
+/* Functions that are called from the main graph, or from one that is. */
+typedef struct callers {
+    mtbal_model *model;
+    bool *called; /* by function */
+} callers;
+
 static mtbal_status mark_function(mtbal_node *node, void *context)
 {
-    mtbal_model *model = context;
-    mtbal_function *f = mtbal_function_find(model, node->domain, node->op, node->overload);
-    if (f && f->body->nnodes >= 0)
-        f->body->owner = node; /* called */
+    callers *s = context;
+    const mtbal_function *f =
+        node->opcode >= 0 && !*node->domain
+            ? NULL
+            : mtbal_function_find(s->model, node->domain, node->op, node->overload);
+    for (int i = 0; f && i < s->model->nfunctions; i++)
+        if (s->model->functions[i] == f && !s->called[i]) {
+            s->called[i] = true;
+            return mtbal_graph_walk(f->body, mark_function, s);
+        }
     return MTBAL_OK;
 }
 
-/* Functions reached from the main graph, through functions too. */
-static void drop_functions(mtbal_model *model)
+static bool drop_functions(mtbal_model *model, mtbal_arena *scratch)
 {
-    for (int i = 0; i < model->nfunctions; i++)
-        model->functions[i]->body->owner = NULL;
-    mtbal_graph_walk(model->graph, mark_function, model);
-    for (int round = 0; round < model->nfunctions; round++)
-        for (int i = 0; i < model->nfunctions; i++)
-            if (model->functions[i]->body->owner)
-                mtbal_graph_walk(model->functions[i]->body, mark_function, model);
+    callers s = {model, mtbal_arena_alloc(scratch, (size_t)model->nfunctions + 1)};
+    if (!s.called)
+        return false;
+    mtbal_graph_walk(model->graph, mark_function, &s);
     int kept = 0;
     for (int i = 0; i < model->nfunctions; i++)
-        if (model->functions[i]->body->owner)
+        if (s.called[i])
             model->functions[kept++] = model->functions[i];
     model->nfunctions = kept;
-    for (int i = 0; i < kept; i++)
-        model->functions[i]->body->owner = NULL;
+    return true;
 }
 
 mtbal_status mtbal_remove_dead(mtbal_model *model, mtbal_diag *diag)
@@ -74,10 +81,9 @@ mtbal_status mtbal_remove_dead(mtbal_model *model, mtbal_diag *diag)
     mtbal_arena *scratch = mtbal_arena_new();
     marker m = {scratch ? mtbal_arena_array(scratch, (size_t)model->nvalues + 1, sizeof(bool))
                         : NULL};
-    if (m.live) {
+    if (m.live)
         sweep(model->graph, &m);
-        drop_functions(model);
-    }
+    bool ok = m.live && drop_functions(model, scratch);
     mtbal_arena_free(scratch);
-    return m.live ? MTBAL_OK : mtbal_no_memory(diag);
+    return ok ? MTBAL_OK : mtbal_no_memory(diag);
 }

@@ -5,11 +5,20 @@
 
 #include <string.h>
 
+/* One graph, or one function's body, that is raised from its opset. */
 typedef struct upgrade {
     mtbal_model *model;
     mtbal_diag *diag;
     int64_t from;
 } upgrade;
+
+static mtbal_status refuse(const upgrade *u, const mtbal_node *node, const char *what)
+{
+    char text[256];
+    return mtbal_fail(u->diag, MTBAL_UNSUPPORTED, mtbal_node_label(node, text),
+                      "export the model again with opset 13 or newer", "%s, in opset %lld", what,
+                      (long long)u->from);
+}
 
 /* A Constant of int64s in front of the node. */
 static mtbal_value *ints_before(upgrade *u, mtbal_node *node, int n, const int64_t *values,
@@ -33,14 +42,36 @@ static mtbal_status set_input(mtbal_node *node, int index, mtbal_value *value)
     return mtbal_node_set_inputs(node, n, in);
 }
 
+/* In a function's body: the attribute refers to one of the function's, and so does the Constant
+ * that takes its place. */
+static mtbal_value *reference_before(upgrade *u, mtbal_node *node, const mtbal_attr *a,
+                                     const char *constant)
+{
+    mtbal_builder b;
+    mtbal_value *out;
+    mtbal_builder_init(&b, node->graph, node, u->diag);
+    mtbal_node *made = mtbal_emit_node(&b, "", "Constant", 0, NULL, 1, &out);
+    mtbal_attr *refers = made ? mtbal_arena_copy(u->model->arena, a, sizeof *a) : NULL;
+    if (!refers)
+        return NULL;
+    refers->name = mtbal_intern(u->model->arena, constant);
+    refers->next = NULL;
+    refers->origin = NULL;
+    made->attrs = refers;
+    return refers->name ? out : NULL;
+}
+
 /* The attribute `name` becomes input `index`. */
 static mtbal_status ints_to_input(upgrade *u, mtbal_node *node, const char *name, int index)
 {
     const int64_t *values;
+    const mtbal_attr *a = mtbal_attr_find(node, name);
     int n = mtbal_attr_ints(node, name, &values);
-    if (n < 0)
+    if (!a || (n < 0 && !a->ref))
         return MTBAL_OK;
-    MTBAL_TRY(set_input(node, index, ints_before(u, node, n, values, 1)));
+    MTBAL_TRY(set_input(node, index,
+                        a->ref ? reference_before(u, node, a, "value_ints")
+                               : ints_before(u, node, n, values, 1)));
     mtbal_attr_remove(node, name);
     return MTBAL_OK;
 }
@@ -55,15 +86,19 @@ static mtbal_status split_to_input(upgrade *u, mtbal_node *node)
     return ints_to_input(u, node, "split", 1);
 }
 
+/* A scalar of the type that the node's first operand has: not known within a function's body. */
 static mtbal_status float_to_input(upgrade *u, mtbal_node *node, const char *name, int index)
 {
     mtbal_builder b;
-    if (!mtbal_attr_find(node, name))
+    const mtbal_attr *a = mtbal_attr_find(node, name);
+    if (!a)
         return MTBAL_OK;
     mtbal_builder_init(&b, node->graph, node, u->diag);
     mtbal_dtype dtype = node->in[0]->type.dtype;
-    mtbal_value *value =
-        mtbal_const_scalar(&b, dtype ? dtype : MTBAL_FLOAT, mtbal_attr_f(node, name, 0));
+    mtbal_value *value = a->ref ? reference_before(u, node, a, "value_float")
+                                : mtbal_const_scalar(&b, dtype ? dtype : MTBAL_FLOAT, a->f);
+    if (dtype == MTBAL_UNDEFINED)
+        value = mtbal_emit(&b, "CastLike", value, node->in[0]);
     MTBAL_TRY(set_input(node, index, value));
     mtbal_attr_remove(node, name);
     return MTBAL_OK;
@@ -98,11 +133,21 @@ static mtbal_status top_k(upgrade *u, mtbal_node *node)
     return MTBAL_OK;
 }
 
-/* ratio becomes an input; below opset 12 an exported Dropout is what inference sees: off. */
+/* Below opset 12 there is no training mode: Dropout passes its operand on, as it does without the
+ * third operand from then on. ratio becomes an input, of type float whatever the operand's is. */
 static mtbal_status dropout(upgrade *u, mtbal_node *node)
 {
+    mtbal_builder b;
+    const mtbal_attr *ratio = mtbal_attr_find(node, "ratio");
     mtbal_attr_remove(node, "is_test");
-    return float_to_input(u, node, "ratio", 1);
+    if (!ratio)
+        return MTBAL_OK;
+    mtbal_builder_init(&b, node->graph, node, u->diag);
+    MTBAL_TRY(set_input(node, 1,
+                        ratio->ref ? reference_before(u, node, ratio, "value_float")
+                                   : mtbal_const_scalar(&b, MTBAL_FLOAT, ratio->f)));
+    mtbal_attr_remove(node, "ratio");
+    return MTBAL_OK;
 }
 
 /* Softmax below 13 works on the 2-D view split at the axis: flatten, softmax over the last axis,
@@ -138,7 +183,8 @@ static mtbal_status softmax(upgrade *u, mtbal_node *node)
  * variance are outputs 1 and 2; the two saved ones are gone. */
 static mtbal_status batch_norm(upgrade *u, mtbal_node *node)
 {
-    (void)u;
+    if (mtbal_attr_i(node, "spatial", 1) == 0)
+        return refuse(u, node, "statistics of every position (spatial = 0) are not known any more");
     mtbal_attr_remove(node, "spatial");
     mtbal_attr_remove(node, "is_test");
     if (node->nout < 2)
@@ -175,6 +221,20 @@ static mtbal_status resize(upgrade *u, mtbal_node *node)
     return mtbal_set_s(node, "nearest_mode", "floor");
 }
 
+/* Coordinates that opset 13 dropped. */
+static mtbal_status resize_11(upgrade *u, mtbal_node *node)
+{
+    const char *mode = mtbal_attr_s(node, "coordinate_transformation_mode", "half_pixel");
+    return strcmp(mode, "tf_half_pixel_for_nn")
+               ? MTBAL_OK
+               : refuse(u, node, "coordinates tf_half_pixel_for_nn are not known any more");
+}
+
+static mtbal_status scan(upgrade *u, mtbal_node *node)
+{
+    return refuse(u, node, "Scan over a batch axis with sequence lengths is not known any more");
+}
+
 static mtbal_status scatter(upgrade *u, mtbal_node *node)
 {
     (void)u;
@@ -192,7 +252,7 @@ static mtbal_status roi_align(upgrade *u, mtbal_node *node)
 
 static const struct converter {
     const char *op;
-    int64_t below; /* for models of an opset below this */
+    int64_t below; /* for nodes of an opset below this */
     mtbal_status (*convert)(upgrade *, mtbal_node *);
 } converters[] = {
     {"Squeeze", 13, axes_to_input},
@@ -207,9 +267,11 @@ static const struct converter {
     {"Slice", 10, slice},
     {"TopK", 10, top_k},
     {"Dropout", 12, dropout},
-    {"Upsample", 100, resize},
+    {"Upsample", 10, resize},
     {"Resize", 11, resize},
-    {"Scatter", 100, scatter},
+    {"Resize", 13, resize_11},
+    {"Scatter", 17, scatter},
+    {"Scan", 9, scan},
     {"BatchNormalization", 14, batch_norm},
     {"RoiAlign", 16, roi_align},
 };
@@ -218,27 +280,49 @@ static mtbal_status convert(mtbal_node *node, void *context)
 {
     upgrade *u = context;
     for (size_t i = 0; i < sizeof converters / sizeof *converters; i++)
-        if (u->from < converters[i].below && mtbal_node_is(node, converters[i].op))
-            return converters[i].convert(u, node);
+        if (u->from < converters[i].below && mtbal_node_is(node, converters[i].op)) {
+            mtbal_status status = converters[i].convert(u, node);
+            return status == MTBAL_NOMEM ? mtbal_no_memory(u->diag) : status;
+        }
+    return MTBAL_OK;
+}
+
+static mtbal_opset *own_opset(mtbal_function *f)
+{
+    for (int i = 0; i < f->nopsets; i++)
+        if (!*f->opsets[i].domain)
+            return &f->opsets[i];
+    return NULL;
+}
+
+/* A function's body goes by the function's own opset. */
+static mtbal_status upgrade_function(upgrade u, mtbal_function *f, int64_t opset)
+{
+    mtbal_opset *own = own_opset(f);
+    u.from = own ? own->version : u.from;
+    if (u.from >= opset)
+        return MTBAL_OK;
+    MTBAL_TRY(mtbal_graph_walk(f->body, convert, &u));
+    if (own)
+        own->version = opset;
     return MTBAL_OK;
 }
 
 mtbal_status mtbal_upgrade(mtbal_model *model, int64_t opset, mtbal_diag *diag)
 {
     upgrade u = {model, diag, mtbal_opset_of(model, "")};
-    if (u.from == 0)
-        u.from = mtbal_opset_of(model, "ai.onnx");
     if (u.from < 7)
         return mtbal_fail(diag, MTBAL_UNSUPPORTED, model->path,
                           "export the model again with opset 13 or newer",
                           "opset %lld is too old: 7 and up are read", (long long)u.from);
+    if (model->ir_version < 8)
+        model->ir_version = 8;
+    int64_t target = u.from > opset ? u.from : opset;
+    for (int i = 0; i < model->nfunctions; i++)
+        MTBAL_TRY(upgrade_function(u, model->functions[i], target));
     if (u.from >= opset)
         return MTBAL_OK;
     MTBAL_TRY(mtbal_infer_graph(model->graph, diag)); /* ranks and types that converters ask for */
     MTBAL_TRY(mtbal_graph_walk(model->graph, convert, &u));
-    for (int i = 0; i < model->nfunctions; i++)
-        MTBAL_TRY(mtbal_graph_walk(model->functions[i]->body, convert, &u));
-    if (model->ir_version < 8)
-        model->ir_version = 8;
     return mtbal_set_opset(model, "", opset);
 }
