@@ -269,15 +269,15 @@ mtbal_status lower_pad(lowering *l, mtbal_node *node)
     m = m == -1 ? x.rank : m;
     if (n < 0 || m < 0 || n != 2 * m || a.mode < 0)
         return lower_refuse(l, node, "how much is padded depends on data");
-    if (op_given(node, 2) && !op_number(l, node, 2, &a.value))
-        return lower_refuse(l, node, "the padding value depends on data");
+    bool computed = op_given(node, 2) && !op_number(l, node, 2, &a.value);
     for (int i = 0; i < m; i++) {
         int64_t axis = axes[i] + (axes[i] < 0 ? x.rank : 0);
         if (axis < 0 || axis >= x.rank)
             return lower_refuse(l, node, "a wrong axis");
         a.begin[axis] = (int32_t)pads[i];
     }
-    op_call1(l, RT_KERNEL_pad, &a, x, op_out(l, node, 0));
+    operand in[2] = {x, computed ? op_in(l, node, 2) : op_none()}, y = op_out(l, node, 0);
+    op_call_n(l, RT_KERNEL_pad, &a, 2, in, 1, &y);
     return MTBAL_OK;
 }
 
