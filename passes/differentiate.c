@@ -23,8 +23,8 @@ static void add_blocked(mtbal_diag *all, int *count, const mtbal_node *node, con
     size_t n = strlen(all->what);
     if (++*count > 20 || n + 200 > sizeof all->what)
         return;
-    snprintf(all->what + n, sizeof all->what - n, "%s%s%s%s (%s)%s%s", n ? "; " : "", node->domain,
-             *node->domain ? "." : "", node->op,
+    snprintf(all->what + n, sizeof all->what - n, "%s%s%s%s (%s)%s%.300s", n ? "; " : "",
+             node->domain, *node->domain ? "." : "", node->op,
              *node->name                  ? node->name
              : node->nout && node->out[0] ? node->out[0]->name
                                           : "?",

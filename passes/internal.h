@@ -85,10 +85,12 @@ void mtbal_folder_free(mtbal_folder *folder);
 /* Makes the node a Constant when its output is known. MTBAL_NOMEM is the only error. */
 mtbal_status mtbal_fold_node(mtbal_folder *folder, mtbal_node *node);
 
-/* ------------------------------------------------------------------ losses.c */
+/* ------------------------------------------------------------------ losses.c, ties.c */
 
 /* Ready-to-paste --loss lines for the float outputs of a graph without a task. */
 void mtbal_suggest_losses(const mtbal_context *c, char *text, size_t size);
+/* A warning of parameters that the exporter made one. */
+mtbal_status mtbal_warn_of_ties(mtbal_context *c);
 
 /* ------------------------------------------------------------------ the passes, in the order of
  * pipeline.c's table */
