@@ -337,12 +337,11 @@ mtbal_status mtbal_rule_average_pool(mtbal_gradient *g)
     mtbal_builder *b = g->b;
     mtbal_value *x = g->x[0], *dy = g->dy[0];
     window w;
-    int64_t ones[MAX_SPATIAL + 2] = {-1, 1}, flat[MAX_SPATIAL + 2] = {-1, 1};
+    const int64_t flat[2] = {-1, 1};
     if (!read_window(g->node, &x->type, NULL, &w) || x->type.rank != w.n + 2 ||
         x->type.dims[1].size < 1)
         return rule_unsupported(g,
                                 "pooling of a number of channels that is not known before the run");
-    (void)ones;
     bool padded = false, ceil_mode = mtbal_attr_i(g->node, "ceil_mode", 0);
     double area = 1;
     for (int i = 0; i < w.n; i++) {
@@ -370,9 +369,11 @@ mtbal_status mtbal_rule_average_pool(mtbal_gradient *g)
     mtbal_value *head = mtbal_const_i64s(b, 2, flat);
     mtbal_value *to =
         mtbal_emit_attrs(b, "Concat", 2, (mtbal_value *[]){head, space}, "axis=i", (int64_t)0);
+    mtbal_value *joined = mtbal_emit_reshape(b, scaled, to);
     mtbal_value *in_space = mtbal_emit_attrs(b, "Shape", 1, &g->x[0], "start=i", (int64_t)2);
+    mtbal_value *count = mtbal_emit_attrs(b, "Shape", 1, &joined, "end=i", (int64_t)2);
     mtbal_value *want =
-        mtbal_emit_attrs(b, "Concat", 2, (mtbal_value *[]){head, in_space}, "axis=i", (int64_t)0);
+        mtbal_emit_attrs(b, "Concat", 2, (mtbal_value *[]){count, in_space}, "axis=i", (int64_t)0);
     int64_t kernel_dims[MAX_SPATIAL + 2] = {1, 1};
     memcpy(kernel_dims + 2, w.kernel, sizeof w.kernel);
     mtbal_tensor *kernel =
@@ -380,10 +381,7 @@ mtbal_status mtbal_rule_average_pool(mtbal_gradient *g)
     for (int64_t i = 0; kernel && i < kernel->count; i++)
         mtbal_tensor_set_f64(kernel, i, 1);
     w.group = 1;
-    mtbal_value *wide =
-        call(g, &w, true, mtbal_emit_reshape(b, scaled, to), mtbal_const_tensor(b, kernel), want);
-    if (wide)
-        wide->type = (mtbal_type){MTBAL_TENSOR, x->type.dtype, -1, NULL};
+    mtbal_value *wide = call(g, &w, true, joined, mtbal_const_tensor(b, kernel), want);
     g->dx[0] = mtbal_emit_reshape(b, wide, mtbal_emit_shape(b, x));
     like(g->dx[0], x);
     return MTBAL_OK;

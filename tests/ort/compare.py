@@ -118,8 +118,8 @@ def steps(label, step, feeds, work, count=50):
     state = json.loads({p.key: p.value for p in model.metadata_props}["mtbal.state"])
     tasks = json.loads({p.key: p.value for p in model.metadata_props}["mtbal.tasks"])
     theirs = session(step)
-    lr = {i.name: i.type for i in theirs.get_inputs()}["mtbal/lr"]
-    now = {**feeds, "mtbal/lr": np.asarray(0.001, np.float64 if "double" in lr else np.float32)}
+    lr = next(i for i in model.graph.initializer if i.name == "mtbal/lr")
+    now = {**feeds, "mtbal/lr": np.asarray(0.001, onnx.helper.tensor_dtype_to_np_dtype(lr.data_type))}
     worst = 0.0
     for i in range(count):
         got = theirs.run(list(tasks.values()) + list(state.values()), now)
