@@ -57,8 +57,14 @@ typedef struct tally {
     int64_t count, measured;
 } tally;
 
+/* Mean of a scalar output of a graph that is evaluated, weighted by samples. */
+typedef struct reading {
+    double sum, samples;
+} reading;
+
 typedef struct run {
     mtbal_session *session;
+    reading *readings; /* [noutputs] */
     mtbal_data *data;
     mtbal_arena *arena;
     FILE *log;
@@ -120,8 +126,10 @@ static void print_tallies(const run *r, const char *head)
 static void end_epoch(run *r)
 {
     char head[64];
+    int64_t every = a.epochs > 10 ? a.epochs / 10 : 1;
     snprintf(head, sizeof head, "epoch %lld ", (long long)r->epoch + 1);
-    if (!a.quiet && !a.json && r->session->ntasks && r->session->is_step && !a.verbose)
+    if ((r->epoch + 1) % every == 0 && !a.quiet && !a.json && r->session->ntasks &&
+        r->session->is_step && !a.verbose)
         print_tallies(r, head);
 }
 
@@ -165,6 +173,11 @@ static mtbal_status on_step(void *context, const mtbal_record *record, mtbal_dia
     r->steps++;
     r->computing += record->seconds;
     r->total = record->total;
+    for (int i = 0; i < r->session->noutputs && !r->session->is_step; i++) {
+        double x = mtbal_program_scalar(record->program, r->session->outputs[i]);
+        r->readings[i].sum += x * (double)record->samples;
+        r->readings[i].samples += (double)record->samples;
+    }
     if (r->log)
         log_step(r, record);
     if (a.verbose && !a.quiet && !a.json)
@@ -197,6 +210,24 @@ static void summary_table(const run *r)
     cli_table_print(stdout, &table);
 }
 
+static void readings_table(const run *r)
+{
+    static const char *const heads[] = {"output", "mean"};
+    cli_table table;
+    cli_table_init(&table, r->arena, 2, heads);
+    for (int i = 0; i < r->session->noutputs; i++) {
+        double mean = r->readings[i].sum / r->readings[i].samples;
+        if (isfinite(mean)) {
+            cli_cell(&table, "%s", r->session->outputs[i]);
+            cli_cell(&table, "%.6g", mean);
+        }
+    }
+    if (table.nrows > 2) {
+        printf("\n");
+        cli_table_print(stdout, &table);
+    }
+}
+
 static void print_summary(const run *r)
 {
     double elapsed = cli_seconds() - r->started;
@@ -226,8 +257,10 @@ static void print_summary(const run *r)
     }
     if (a.quiet)
         return;
-    if (r->session->ntasks)
+    if (r->session->is_step)
         summary_table(r);
+    else
+        readings_table(r);
     printf("\n  %lld steps in %.2f s, %.3f ms a step\n", (long long)r->steps, elapsed,
            1e3 * mean(r->computing, r->steps));
 }
@@ -268,8 +301,10 @@ static mtbal_status open_all(run *r, const char *model, mtbal_diag *diag)
     MTBAL_TRY(
         mtbal_data_open(r->session, a.data ? a.data : a.inputs, !a.data, a.batch, &r->data, diag));
     r->tallies = mtbal_arena_array(r->arena, (size_t)r->session->ntasks + 1, sizeof *r->tallies);
+    r->readings =
+        mtbal_arena_array(r->arena, (size_t)r->session->noutputs + 1, sizeof *r->readings);
     r->collect = a.outputs ? mtbal_collect_new(r->session) : NULL;
-    if (!r->tallies || (a.outputs && !r->collect))
+    if (!r->tallies || !r->readings || (a.outputs && !r->collect))
         return mtbal_no_memory(diag);
     if (!a.log)
         return MTBAL_OK;

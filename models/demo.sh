@@ -11,9 +11,9 @@ echo "Two tasks on one trunk: which digit (cross-entropy), and the picture witho
 say $BIN/mtbal-rewrite models/digits2.onnx $OUT/step.onnx --optimizer adam
 say $BIN/mtbal-calibrate $OUT/step.onnx --data models/digits2.train.npz --valid models/digits2.valid.npz \
     --set lr=0.003 -o $OUT/calibrated.onnx
-say $BIN/mtbal-run $OUT/step.onnx --data models/digits2.train.npz --epochs 60 --shuffle --set lr=0.003 -q \
+say $BIN/mtbal-run $OUT/step.onnx --data models/digits2.train.npz --epochs 20 --shuffle --set lr=0.003 \
     --save $OUT/equal.onnx
-say $BIN/mtbal-run $OUT/calibrated.onnx --data models/digits2.train.npz --epochs 60 --shuffle --set lr=0.003 \
+say $BIN/mtbal-run $OUT/calibrated.onnx --data models/digits2.train.npz --epochs 20 --shuffle --set lr=0.003 \
     --log $OUT/log.jsonl --save $OUT/trained.onnx
 say $BIN/mtbal-rewrite --inference $OUT/equal.onnx $OUT/equal.model.onnx -q
 say $BIN/mtbal-rewrite --inference $OUT/trained.onnx $OUT/model.onnx
