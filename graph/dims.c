@@ -9,7 +9,7 @@
  * A symbol that does not read like that (exporters make names like "Add/Add_0_dim_1") is one atom,
  * unless it begins with a parenthesis: then nothing is computed with it.
  */
-#include "graph/graph.h"
+#include "graph/ops/shapes.h"
 
 #include <ctype.h>
 #include <stdlib.h>
@@ -552,6 +552,45 @@ mtbal_dim mtbal_dim_div(mtbal_model *model, mtbal_dim a, mtbal_dim b)
     poly p = poly_of(model, a), q = poly_of(model, b);
     poly r = poly_div(model, &p, &q);
     return dim_of(model, &r);
+}
+
+/* ------------------------------------------------------------------ bounds */
+
+static bool poly_low(mtbal_model *model, const poly *p, int64_t *low);
+
+/* A name stands for at least 1, N/D for at least floor(low(N)/D). */
+static bool atom_low(mtbal_model *model, const char *atom, int64_t *low)
+{
+    poly p = poly_atom(atom), inner;
+    int64_t divisor;
+    *low = 1;
+    if (*atom != '(')
+        return true;
+    *low = 0;
+    if (open_quotient(model, &p, &inner, &divisor) && divisor > 0 && poly_low(model, &inner, low))
+        *low = floor_div(*low, divisor);
+    return *low >= 0;
+}
+
+static bool poly_low(mtbal_model *model, const poly *p, int64_t *low)
+{
+    bool good = p->valid;
+    *low = 0;
+    for (int i = 0; i < p->nterms && good; i++) {
+        const term *t = &p->terms[i];
+        int64_t least = t->factor, atom;
+        good = t->factor >= 0 || t->natoms == 0;
+        for (int k = 0; k < t->natoms && good; k++)
+            good = atom_low(model, t->atoms[k], &atom) && mtbal_mul_i64(least, atom, &least);
+        good = good && !__builtin_add_overflow(*low, least, low);
+    }
+    return good;
+}
+
+bool shape_low(mtbal_model *model, mtbal_dim d, int64_t *low)
+{
+    poly p = poly_of(model, d);
+    return poly_low(model, &p, low);
 }
 
 /* ------------------------------------------------------------------ binding */

@@ -485,6 +485,7 @@ typedef struct mtbal_infer {
     mtbal_node *node;
     int64_t opset; /* of the node's domain, in the graph or function that holds it */
     mtbal_diag *diag;
+    struct mtbal_walk *walk; /* infer.c's: where in which calls */
 } mtbal_infer;
 typedef mtbal_status mtbal_shape_fn(mtbal_infer *infer);
 

@@ -1,279 +1,226 @@
-/* graph/infer.c: shape inference: the walk over a graph, and what shape functions lean on. */
+/* graph/infer.c: shape inference: the walk over a graph, its subgraphs and the functions that it
+ * calls. */
 #include "graph/ops/shapes.h"
 
-#include <stdlib.h>
 #include <string.h>
 
-/* ------------------------------------------------------------------ for shape functions */
+/* Calls and subgraphs nest at most this deep; and a hostile model, whose functions call each other
+ * twice each, takes no more than this many steps. */
+enum { MAX_DEPTH = 100, MAX_STEPS = 4000000 };
 
-mtbal_value *shape_in(const mtbal_infer *s, int i)
+/* Where the walk is: in the model's graph, or in the body of `function` as called by `call`. */
+struct mtbal_walk {
+    const struct mtbal_walk *around;
+    const mtbal_function *function;
+    const mtbal_node *call;
+    int depth;
+    int64_t *steps; /* left */
+};
+
+static mtbal_status infer_at(mtbal_node *node, struct mtbal_walk *walk, mtbal_diag *diag);
+
+/* ------------------------------------------------------------------ contexts */
+
+static int64_t find_opset(const mtbal_opset *opsets, int n, const char *domain)
 {
-    return i < s->node->nin ? s->node->in[i] : NULL;
+    for (int i = 0; i < n; i++)
+        if (!strcmp(opsets[i].domain, domain))
+            return opsets[i].version;
+    return 0;
 }
 
-mtbal_value *shape_out(const mtbal_infer *s, int i)
+/* The version of the domain where the walk is: of the function's own list, or the model's. A model
+ * may say ai.onnx for "". What is not imported counts as the newest. */
+static int64_t opset_of(const mtbal_model *model, const mtbal_function *f, const char *domain)
 {
-    return i < s->node->nout ? s->node->out[i] : NULL;
+    const mtbal_opset *opsets = f ? f->opsets : model->opsets;
+    int n = f ? f->nopsets : model->nopsets;
+    int64_t version = find_opset(opsets, n, domain);
+    if (!version && !*domain)
+        version = find_opset(opsets, n, "ai.onnx");
+    return version ? version : INT32_MAX;
 }
 
-const mtbal_type *shape_type(const mtbal_infer *s, int i)
+/* The function whose body the graph lies in; NULL for the model's own graph. */
+static const mtbal_function *function_around(const mtbal_graph *graph)
 {
-    static const mtbal_type none = {MTBAL_TENSOR, MTBAL_UNDEFINED, -1, NULL};
-    const mtbal_value *v = shape_in(s, i);
-    return v ? &v->type : &none;
+    const mtbal_model *model = graph->model;
+    while (graph->parent)
+        graph = graph->parent;
+    for (int i = 0; i < model->nfunctions && graph != model->graph; i++)
+        if (model->functions[i]->body == graph)
+            return model->functions[i];
+    return NULL;
 }
 
-mtbal_dim shape_unknown(void)
+/* The attribute `name` of the present call: as the call gives it, or the function's default. */
+static const mtbal_attr *given_attr(const struct mtbal_walk *walk, const char *name)
 {
-    return (mtbal_dim){-1, NULL};
+    const mtbal_attr *a = walk->call->attrs;
+    while (a && strcmp(a->name, name) != 0)
+        a = a->next;
+    for (const mtbal_attr *d = walk->function->defaults; d && !a; d = d->next)
+        a = strcmp(d->name, name) ? NULL : d;
+    return a;
 }
 
-mtbal_status shape_error(mtbal_infer *s, const char *format, ...)
-{
-    char where[256], what[1024];
-    const mtbal_node *node = s->node;
-    va_list args;
-    va_start(args, format);
-    vsnprintf(what, sizeof what, format, args);
-    va_end(args);
-    snprintf(where, sizeof where, "node %s (%s)",
-             *node->name                  ? node->name
-             : node->nout && node->out[0] ? node->out[0]->name
-                                          : "?",
-             node->op);
-    return mtbal_fail(s->diag, MTBAL_INVALID, where,
-                      "the model's shapes contradict each other: export it again", "%s", what);
-}
-
-mtbal_status shape_set(mtbal_infer *s, int i, mtbal_dtype dtype, int rank, const mtbal_dim *dims)
-{
-    mtbal_value *v = shape_out(s, i);
-    if (!v)
-        return MTBAL_OK;
-    mtbal_type *old = &v->type;
-    if (dtype != MTBAL_UNDEFINED)
-        old->dtype = dtype;
-    if (rank < 0 || rank > SHAPE_MAX_RANK)
-        return MTBAL_OK;
-    mtbal_dim *copy = mtbal_arena_copy(s->model->arena, dims, (size_t)rank * sizeof *dims);
-    if (!copy)
-        return mtbal_no_memory(s->diag);
-    for (int d = 0; d < rank && old->rank == rank; d++)
-        if (copy[d].size < 0 && (!copy[d].symbol || old->dims[d].size >= 0) &&
-            (old->dims[d].size >= 0 || old->dims[d].symbol))
-            copy[d] = old->dims[d];
-    *old = (mtbal_type){MTBAL_TENSOR, old->dtype, rank, copy};
-    return MTBAL_OK;
-}
-
-mtbal_status shape_set_type(mtbal_infer *s, int i, const mtbal_type *type)
-{
-    if (type->kind != MTBAL_TENSOR) {
-        if (shape_out(s, i))
-            shape_out(s, i)->type = *type;
-        return MTBAL_OK;
-    }
-    return shape_set(s, i, type->dtype, type->rank, type->dims);
-}
-
-mtbal_status shape_set_content(mtbal_infer *s, int n, const mtbal_dim *content)
-{
-    mtbal_value *v = shape_out(s, 0);
-    if (!v || n > SHAPE_MAX_CONTENT)
-        return MTBAL_OK;
-    v->content = mtbal_arena_copy(s->model->arena, content, (size_t)n * sizeof *content);
-    v->ncontent = n;
-    return v->content ? MTBAL_OK : mtbal_no_memory(s->diag);
-}
-
-int shape_content(const mtbal_infer *s, int i, const mtbal_dim **content)
-{
-    mtbal_value *v = shape_in(s, i);
-    if (!v)
-        return -1;
-    if (!v->content && v->tensor && !v->is_input && v->tensor->count <= SHAPE_MAX_CONTENT &&
-        (v->tensor->dtype == MTBAL_INT64 || v->tensor->dtype == MTBAL_INT32) &&
-        v->tensor->rank <= 1 && mtbal_tensor_load(s->model, v->tensor, NULL) == MTBAL_OK &&
-        (v->tensor->data || !v->tensor->count)) {
-        mtbal_dim *dims =
-            mtbal_arena_array(s->model->arena, (size_t)v->tensor->count, sizeof *dims);
-        for (int64_t k = 0; dims && k < v->tensor->count; k++) {
-            int64_t x = mtbal_tensor_i64(v->tensor, k);
-            char text[32];
-            snprintf(text, sizeof text, "%lld", (long long)x);
-            dims[k] =
-                x < 0 ? (mtbal_dim){-1, mtbal_intern(s->model->arena, text)} : mtbal_dim_const(x);
-        }
-        v->content = dims;
-        v->ncontent = (int)v->tensor->count;
-    }
-    *content = v->content;
-    return v->content ? v->ncontent : -1;
-}
-
-/* A negative number in a content has size below -1, or is -1 with the symbol of no text: contents
- * of constants are read here from the tensor itself. */
-int shape_ints(const mtbal_infer *s, int i, int64_t *values)
-{
-    const mtbal_value *v = shape_in(s, i);
-    const mtbal_dim *content;
-    if (!v)
-        return -1;
-    if (v->tensor && !v->is_input && v->tensor->count <= SHAPE_MAX_CONTENT &&
-        v->tensor->rank <= 1 && mtbal_tensor_load(s->model, v->tensor, NULL) == MTBAL_OK &&
-        (v->tensor->data || !v->tensor->count)) {
-        for (int64_t k = 0; k < v->tensor->count; k++)
-            values[k] = mtbal_tensor_i64(v->tensor, k);
-        return (int)v->tensor->count;
-    }
-    int n = shape_content(s, i, &content);
-    for (int k = 0; k < n; k++) {
-        bool negative =
-            content[k].size < 0 && content[k].symbol && content[k].symbol[0] == '-' &&
-            strspn(content[k].symbol + 1, "0123456789") == strlen(content[k].symbol + 1);
-        if (content[k].size < 0 && !negative)
-            return -1;
-        values[k] = negative ? strtoll(content[k].symbol, NULL, 10) : content[k].size;
-    }
-    return n;
-}
-
-int64_t shape_axis(const mtbal_infer *s, const char *name, int64_t otherwise, int rank)
-{
-    int64_t axis = mtbal_attr_i(s->node, name, otherwise);
-    return axis < 0 && rank >= 0 ? axis + rank : axis;
-}
-
-int shape_axes(mtbal_infer *s, int input, int rank, int64_t *axes, bool *all, mtbal_status *status)
-{
-    const int64_t *given;
-    int n = mtbal_attr_ints(s->node, "axes", &given);
-    *status = MTBAL_OK;
-    *all = false;
-    if (n > SHAPE_MAX_RANK)
-        return -1;
-    if (n >= 0) {
-        memcpy(axes, given, (size_t)n * sizeof *axes);
-    } else if (!shape_in(s, input)) {
-        *all = true;
-        return 0;
-    } else {
-        n = shape_ints(s, input, axes);
-        *all = n == 0;
-    }
-    for (int i = 0; i < n; i++) {
-        axes[i] += axes[i] < 0 ? rank : 0;
-        if (axes[i] < 0 || axes[i] >= rank) {
-            *status = shape_error(s, "axis %lld of a tensor of rank %d", (long long)axes[i], rank);
-            return -1;
-        }
-    }
-    return n;
-}
-
-mtbal_status shape_broadcast(mtbal_infer *s, int ra, const mtbal_dim *a, int rb, const mtbal_dim *b,
-                             int *rank, mtbal_dim *dims)
-{
-    *rank = ra < 0 || rb < 0 ? -1 : ra > rb ? ra : rb;
-    for (int i = 0; i < *rank; i++) {
-        int ia = i - (*rank - ra), ib = i - (*rank - rb);
-        mtbal_dim x = ia < 0 ? mtbal_dim_const(1) : a[ia], y = ib < 0 ? mtbal_dim_const(1) : b[ib];
-        if (x.size == 1 || mtbal_dim_equal(x, y))
-            dims[i] = y;
-        else if (y.size == 1)
-            dims[i] = x;
-        else if (x.size >= 0 && y.size >= 0)
-            return shape_error(s, "%s and %s cannot be broadcast: axis %d is %lld and %lld",
-                               shape_in(s, 0) ? shape_in(s, 0)->name : "?",
-                               shape_in(s, 1) ? shape_in(s, 1)->name : "?", i, (long long)x.size,
-                               (long long)y.size);
-        else /* a number above 1 decides; two different symbols may be 1 or equal */
-            dims[i] = x.size > 1 ? x : y.size > 1 ? y : shape_unknown();
-    }
-    return MTBAL_OK;
-}
-
-/* ------------------------------------------------------------------ the walk */
-
-enum { MAX_DEPTH = 64 };
-
-static mtbal_status infer_at(mtbal_node *node, int depth, mtbal_diag *diag);
-
-/* The node's attributes with references replaced by what the call gives (or the function's
- * default). */
-static mtbal_status bind_attrs(const mtbal_infer *s, const mtbal_function *f, mtbal_node *node)
+/* The node's attributes with references replaced by what the call gives; what it leaves out is
+ * left out. */
+static mtbal_status bind_attrs(const struct mtbal_walk *walk, mtbal_node *node, mtbal_diag *diag)
 {
     mtbal_attr *list = NULL, **link = &list;
-    bool refers = false;
-    for (const mtbal_attr *a = node->attrs; a; a = a->next)
-        refers = refers || a->ref;
-    for (const mtbal_attr *a = node->attrs; a && refers; a = a->next) {
-        const mtbal_attr *given = a->ref ? mtbal_attr_find(s->node, a->ref) : a;
-        for (const mtbal_attr *d = f->defaults; d && !given; d = d->next)
-            given = strcmp(d->name, a->ref) ? NULL : d;
+    for (const mtbal_attr *a = node->attrs; a; a = a->next) {
+        const mtbal_attr *given = a->ref ? given_attr(walk, a->ref) : a;
         if (!given)
             continue;
-        *link = mtbal_arena_copy(s->model->arena, given, sizeof *given);
+        *link = mtbal_arena_copy(node->graph->model->arena, given, sizeof *given);
         if (!*link)
-            return mtbal_no_memory(s->diag);
+            return mtbal_no_memory(diag);
         (*link)->name = a->name;
         (*link)->next = NULL;
         link = &(*link)->next;
     }
-    if (refers)
-        node->attrs = list;
+    node->attrs = list;
     return MTBAL_OK;
 }
 
-/* Shape function `function`: a model-local function's outputs through its body, with the call's
- * types. */
-static mtbal_status infer_call(mtbal_infer *s, const mtbal_function *f, int depth)
+static bool has_references(const mtbal_node *node)
+{
+    for (const mtbal_attr *a = node->attrs; a; a = a->next)
+        if (a->ref)
+            return true;
+    return false;
+}
+
+/* ------------------------------------------------------------------ calls */
+
+/* A constant's tensor stays, unless a call's attribute decides it. */
+static void forget_value(mtbal_value *v)
+{
+    v->type = (mtbal_type){MTBAL_TENSOR, MTBAL_UNDEFINED, -1, NULL};
+    v->content = NULL;
+    v->ncontent = 0;
+    if (!v->def || has_references(v->def) || !mtbal_node_is(v->def, "Constant"))
+        v->tensor = NULL;
+}
+
+static mtbal_status forget_node(mtbal_node *node, void *context)
+{
+    (void)context;
+    for (int i = 0; i < node->nout; i++)
+        if (node->out[i])
+            forget_value(node->out[i]);
+    for (mtbal_attr *a = node->attrs; a; a = a->next)
+        for (int i = 0; a->g && i < a->g->ninputs; i++)
+            if (!a->g->inputs[i]->is_initializer)
+                a->g->inputs[i]->content = NULL;
+    return MTBAL_OK;
+}
+
+void shape_forget(mtbal_graph *graph)
+{
+    mtbal_graph_walk(graph, forget_node, NULL);
+}
+
+static void enter_operands(const mtbal_infer *s, const mtbal_graph *body)
+{
+    for (int i = 0; i < body->ninputs; i++) {
+        const mtbal_value *from = shape_in(s, i);
+        mtbal_value *to = body->inputs[i];
+        forget_value(to);
+        if (!from)
+            continue;
+        to->type = from->type;
+        to->content = from->content;
+        to->ncontent = from->ncontent;
+        to->tensor = from->is_input ? NULL : from->tensor;
+    }
+}
+
+static mtbal_status infer_nodes(mtbal_graph *graph, struct mtbal_walk *walk, mtbal_diag *diag)
+{
+    for (mtbal_node *node = graph->first; node; node = node->next)
+        MTBAL_TRY(infer_at(node, walk, diag));
+    return MTBAL_OK;
+}
+
+static mtbal_status infer_call(mtbal_infer *s, const mtbal_function *f)
 {
     mtbal_graph *body = f->body;
-    if (depth > MAX_DEPTH)
+    struct mtbal_walk inner = {s->walk, f, s->node, s->walk->depth + 1, s->walk->steps};
+    for (const struct mtbal_walk *w = s->walk; w; w = w->around)
+        if (w->function == f)
+            return shape_error(s, "the function %s calls itself", f->name);
+    if (inner.depth > MAX_DEPTH)
         return shape_error(s, "functions call each other more than %d deep", MAX_DEPTH);
-    for (int i = 0; i < body->ninputs; i++) {
-        mtbal_value *from = shape_in(s, i), *to = body->inputs[i];
-        to->type = from ? from->type : (mtbal_type){MTBAL_TENSOR, MTBAL_UNDEFINED, -1, NULL};
-        to->content = from ? from->content : NULL;
-        to->ncontent = from ? from->ncontent : 0;
-        to->tensor = from && !from->is_input ? from->tensor : NULL;
+    shape_forget(body);
+    enter_operands(s, body);
+    MTBAL_TRY(infer_nodes(body, &inner, s->diag));
+    for (int i = 0; i < body->noutputs; i++) {
+        const mtbal_value *from = body->outputs[i];
+        MTBAL_TRY(shape_set_type(s, i, &from->type));
+        if (from->content)
+            MTBAL_TRY(shape_set_content(s, i, from->ncontent, from->content));
     }
-    for (mtbal_node *node = body->first; node; node = node->next) {
-        for (int i = 0; i < node->nout; i++)
-            if (node->out[i]) {
-                node->out[i]->type = (mtbal_type){MTBAL_TENSOR, MTBAL_UNDEFINED, -1, NULL};
-                node->out[i]->content = NULL;
-            }
-        mtbal_attr *own = node->attrs;
-        MTBAL_TRY(bind_attrs(s, f, node));
-        mtbal_status status = infer_at(node, depth + 1, s->diag);
-        node->attrs = own;
-        MTBAL_TRY(status);
-    }
-    for (int i = 0; i < body->noutputs; i++)
-        MTBAL_TRY(shape_set_type(s, i, &body->outputs[i]->type));
+    /* types of one call say nothing about the next */
+    shape_forget(body);
+    for (int i = 0; i < body->ninputs; i++)
+        forget_value(body->inputs[i]);
     return MTBAL_OK;
 }
 
-static mtbal_status infer_at(mtbal_node *node, int depth, mtbal_diag *diag)
+/* For rows of the op list that are functions of ours: through the body. */
+mtbal_status mtbal_shape_function(mtbal_infer *s)
+{
+    const mtbal_node *node = s->node;
+    const mtbal_function *f = mtbal_function_find(s->model, node->domain, node->op, node->overload);
+    return f ? infer_call(s, f) : MTBAL_OK;
+}
+
+/* ------------------------------------------------------------------ the walk */
+
+static mtbal_status infer_at(mtbal_node *node, struct mtbal_walk *walk, mtbal_diag *diag)
 {
     mtbal_model *model = node->graph->model;
-    mtbal_infer s = {model, node, mtbal_opset_of(model, node->domain), diag};
-    if (node->opcode >= 0 && mtbal_ops[node->opcode].shape)
-        return mtbal_ops[node->opcode].shape(&s);
-    const mtbal_function *f = mtbal_function_find(model, node->domain, node->op, node->overload);
-    return f ? infer_call(&s, f, depth) : MTBAL_OK;
+    mtbal_infer s = {.model = model,
+                     .node = node,
+                     .opset = opset_of(model, walk->function, node->domain),
+                     .diag = diag,
+                     .walk = walk};
+    mtbal_shape_fn *shape = node->opcode >= 0 ? mtbal_ops[node->opcode].shape : NULL;
+    mtbal_attr *own = node->attrs;
+    if (--*walk->steps < 0)
+        return MTBAL_OK;
+    for (int i = 0; i < node->nout; i++)
+        if (node->out[i])
+            node->out[i]->content = NULL;
+    if (walk->call && has_references(node))
+        MTBAL_TRY(bind_attrs(walk, node, diag));
+    mtbal_status status = shape ? shape(&s) : mtbal_shape_function(&s);
+    node->attrs = own;
+    return status;
+}
+
+mtbal_status shape_subgraph(mtbal_infer *s, mtbal_graph *graph)
+{
+    if (s->walk->depth >= MAX_DEPTH)
+        return shape_error(s, "subgraphs nest more than %d deep", MAX_DEPTH);
+    s->walk->depth++;
+    mtbal_status status = infer_nodes(graph, s->walk, s->diag);
+    s->walk->depth--;
+    return status;
 }
 
 mtbal_status mtbal_infer_node(mtbal_node *node, mtbal_diag *diag)
 {
-    return infer_at(node, 0, diag);
+    int64_t steps = MAX_STEPS;
+    struct mtbal_walk walk = {.function = function_around(node->graph), .steps = &steps};
+    return infer_at(node, &walk, diag);
 }
 
 mtbal_status mtbal_infer_graph(mtbal_graph *graph, mtbal_diag *diag)
 {
-    for (mtbal_node *node = graph->first; node; node = node->next)
-        MTBAL_TRY(infer_at(node, 0, diag));
-    return MTBAL_OK;
+    int64_t steps = MAX_STEPS;
+    struct mtbal_walk walk = {.function = function_around(graph), .steps = &steps};
+    return infer_nodes(graph, &walk, diag);
 }

@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+/* ------------------------------------------------------------------ gathers */
+
 static mtbal_status gather_content(mtbal_infer *s)
 {
     const mtbal_dim *content;
@@ -14,36 +16,44 @@ static mtbal_status gather_content(mtbal_infer *s)
     for (int i = 0; i < k; i++) {
         int64_t at = index[i] < 0 ? index[i] + n : index[i];
         if (at < 0 || at >= n)
-            return shape_error(s, "index %lld into %d elements", (long long)index[i], n);
+            return shape_error(s, "it takes element %lld of %s, which has %d", (long long)index[i],
+                               shape_name(s, 0), n);
         result[i] = content[at];
     }
-    return shape_set_content(s, k, result);
+    return shape_set_content(s, 0, k, result);
 }
 
 mtbal_status mtbal_shape_gather(mtbal_infer *s)
 {
     const mtbal_type *x = shape_type(s, 0), *index = shape_type(s, 1);
-    int64_t axis = shape_axis(s, "axis", 0, x->rank);
     mtbal_dim dims[2 * SHAPE_MAX_RANK];
+    int64_t axis;
     int rank = 0;
-    if (x->rank < 1 || index->rank < 0 || x->rank + index->rank > SHAPE_MAX_RANK || axis < 0 ||
-        axis >= x->rank)
+    if (x->rank < 0 || index->rank < 0)
         return shape_set(s, 0, x->dtype, -1, NULL);
+    MTBAL_TRY(shape_axis(s, "axis", 0, x->rank, 0, &axis));
     for (int i = 0; i < x->rank; i++) {
         if (i != axis)
             dims[rank++] = x->dims[i];
-        else
-            for (int k = 0; k < index->rank; k++)
-                dims[rank++] = index->dims[k];
+        for (int k = 0; k < index->rank && i == axis; k++)
+            dims[rank++] = index->dims[k];
     }
     MTBAL_TRY(shape_set(s, 0, x->dtype, rank, dims));
     return gather_content(s);
 }
 
+/* Also Scatter's sister: the result is shaped like the indices. */
 mtbal_status mtbal_shape_gather_elements(mtbal_infer *s)
 {
-    const mtbal_type *index = shape_type(s, 1);
-    return shape_set(s, 0, shape_type(s, 0)->dtype, index->rank, index->dims);
+    const mtbal_type *x = shape_type(s, 0), *index = shape_type(s, 1);
+    int64_t axis;
+    if (x->rank >= 0) {
+        MTBAL_TRY(shape_axis(s, "axis", 0, x->rank, 0, &axis));
+        if (index->rank >= 0 && index->rank != x->rank)
+            return shape_error(s, "%s has rank %d, but its indices %s rank %d", shape_name(s, 0),
+                               x->rank, shape_name(s, 1), index->rank);
+    }
+    return shape_set(s, 0, x->dtype, index->rank, index->dims);
 }
 
 mtbal_status mtbal_shape_gather_nd(mtbal_infer *s)
@@ -52,10 +62,14 @@ mtbal_status mtbal_shape_gather_nd(mtbal_infer *s)
     int64_t batch = mtbal_attr_i(s->node, "batch_dims", 0);
     mtbal_dim dims[2 * SHAPE_MAX_RANK];
     int rank = 0;
+    if (index->rank == 0)
+        return shape_error(s, "the indices %s are a scalar", shape_name(s, 1));
     int64_t depth = index->rank > 0 ? index->dims[index->rank - 1].size : -1;
-    if (x->rank < 0 || depth < 0 || batch < 0 || batch + depth > x->rank ||
-        x->rank + index->rank > SHAPE_MAX_RANK)
+    if (x->rank < 0 || depth < 0 || batch < 0)
         return shape_set(s, 0, x->dtype, -1, NULL);
+    if (depth > x->rank || batch + depth > x->rank)
+        return shape_error(s, "%lld indices a place are too many for %s of rank %d",
+                           (long long)depth, shape_name(s, 0), x->rank);
     for (int i = 0; i + 1 < index->rank; i++)
         dims[rank++] = index->dims[i];
     for (int64_t i = batch + depth; i < x->rank; i++)
@@ -63,56 +77,97 @@ mtbal_status mtbal_shape_gather_nd(mtbal_infer *s)
     return shape_set(s, 0, x->dtype, rank, dims);
 }
 
+/* ------------------------------------------------------------------ selections */
+
 /* NonZero: (rank, count), the count unknown. */
 mtbal_status mtbal_shape_non_zero(mtbal_infer *s)
 {
     const mtbal_type *x = shape_type(s, 0);
-    mtbal_dim dims[2] = {x->rank < 0 ? shape_unknown() : mtbal_dim_const(x->rank), shape_unknown()};
+    const mtbal_dim dims[2] = {x->rank < 0 ? shape_unknown() : mtbal_dim_const(x->rank),
+                               shape_unknown()};
     return shape_set(s, 0, MTBAL_INT64, 2, dims);
 }
 
+/* Compress: as many as the condition is true; without axis of the flattened operand. */
 mtbal_status mtbal_shape_compress(mtbal_infer *s)
 {
     const mtbal_type *x = shape_type(s, 0);
-    mtbal_dim dims[SHAPE_MAX_RANK] = {shape_unknown()};
+    int64_t condition[SHAPE_MAX_CONTENT], axis, count = 0;
+    int n = shape_ints(s, 1, condition);
+    mtbal_dim dims[SHAPE_MAX_RANK];
+    for (int i = 0; i < n; i++)
+        count += condition[i] != 0;
+    mtbal_dim kept = n < 0 ? shape_unknown() : mtbal_dim_const(count);
     if (!mtbal_attr_find(s->node, "axis"))
-        return shape_set(s, 0, x->dtype, 1, dims);
-    int64_t axis = shape_axis(s, "axis", 0, x->rank);
-    if (x->rank < 0 || x->rank > SHAPE_MAX_RANK || axis < 0 || axis >= x->rank)
+        return shape_set(s, 0, x->dtype, 1, &kept);
+    if (x->rank < 0)
         return shape_set(s, 0, x->dtype, -1, NULL);
-    memcpy(dims, x->dims, (size_t)x->rank * sizeof *dims);
-    dims[axis] = shape_unknown();
+    MTBAL_TRY(shape_axis(s, "axis", 0, x->rank, 0, &axis));
+    for (int i = 0; i < x->rank; i++)
+        dims[i] = i == axis ? kept : x->dims[i];
     return shape_set(s, 0, x->dtype, x->rank, dims);
 }
 
+/* The depth may come as any number, as a scalar or a vector of one. */
 mtbal_status mtbal_shape_one_hot(mtbal_infer *s)
 {
     const mtbal_type *index = shape_type(s, 0);
-    const mtbal_dim *depth;
-    mtbal_dim dims[SHAPE_MAX_RANK + 1];
-    int64_t axis = mtbal_attr_i(s->node, "axis", -1);
-    if (index->rank < 0 || index->rank >= SHAPE_MAX_RANK)
-        return shape_set(s, 0, shape_type(s, 2)->dtype, -1, NULL);
-    axis += axis < 0 ? index->rank + 1 : 0;
+    mtbal_dtype dtype = shape_type(s, 2)->dtype;
+    mtbal_dim dims[SHAPE_MAX_RANK + 1], depth = shape_scalar(s, 1);
+    double real[SHAPE_MAX_CONTENT];
+    int64_t axis;
+    if (index->rank < 0)
+        return shape_set(s, 0, dtype, -1, NULL);
+    if (shape_is_unknown(depth) && shape_reals(s, 1, real) == 1 && real[0] >= 0 && real[0] < 1e15)
+        depth = mtbal_dim_const((int64_t)real[0]);
+    MTBAL_TRY(shape_axis(s, "axis", -1, index->rank, 1, &axis));
     for (int i = 0, from = 0; i <= index->rank; i++)
-        dims[i] = i != axis                          ? index->dims[from++]
-                  : shape_content(s, 1, &depth) == 1 ? depth[0]
-                                                     : shape_unknown();
-    return shape_set(s, 0, shape_type(s, 2)->dtype, index->rank + 1, dims);
+        dims[i] = i == axis ? depth : index->dims[from++];
+    return shape_set(s, 0, dtype, index->rank + 1, dims);
 }
 
+/* TopK: values and indices. */
 mtbal_status mtbal_shape_top_k(mtbal_infer *s)
 {
     const mtbal_type *x = shape_type(s, 0);
     mtbal_dim dims[SHAPE_MAX_RANK];
-    const mtbal_dim *k;
-    int64_t axis = shape_axis(s, "axis", -1, x->rank);
-    if (x->rank < 1 || x->rank > SHAPE_MAX_RANK || axis < 0 || axis >= x->rank)
-        return shape_set(s, 0, x->dtype, -1, NULL);
-    memcpy(dims, x->dims, (size_t)x->rank * sizeof *dims);
-    dims[axis] = mtbal_attr_find(s->node, "k")  ? mtbal_dim_const(mtbal_attr_i(s->node, "k", 1))
-                 : shape_content(s, 1, &k) == 1 ? k[0]
-                                                : shape_unknown();
+    const mtbal_attr *k = mtbal_attr_find(s->node, "k");
+    mtbal_dim count = k ? shape_number(s->model, k->i) : shape_scalar(s, 1);
+    int64_t axis;
+    if (x->rank < 0) {
+        MTBAL_TRY(shape_set(s, 0, x->dtype, -1, NULL));
+        return shape_set(s, 1, MTBAL_INT64, -1, NULL);
+    }
+    MTBAL_TRY(shape_axis(s, "axis", -1, x->rank, 0, &axis));
+    if (x->dims[axis].size >= 0 && count.size > x->dims[axis].size)
+        return shape_error(s, "it wants the first %lld of %lld elements", (long long)count.size,
+                           (long long)x->dims[axis].size);
+    for (int i = 0; i < x->rank; i++)
+        dims[i] = i == axis ? count : x->dims[i];
     MTBAL_TRY(shape_set(s, 0, x->dtype, x->rank, dims));
     return shape_set(s, 1, MTBAL_INT64, x->rank, dims);
+}
+
+/* Unique: values, first places, where each went, counts. */
+mtbal_status mtbal_shape_unique(mtbal_infer *s)
+{
+    const mtbal_type *x = shape_type(s, 0);
+    mtbal_dim dims[SHAPE_MAX_RANK], all = shape_unknown();
+    const mtbal_dim unknown = shape_unknown();
+    int64_t axis;
+    if (x->rank >= 0 && mtbal_attr_find(s->node, "axis")) {
+        MTBAL_TRY(shape_axis(s, "axis", 0, x->rank, 0, &axis));
+        for (int i = 0; i < x->rank; i++)
+            dims[i] = i == axis ? unknown : x->dims[i];
+        all = x->dims[axis];
+        MTBAL_TRY(shape_set(s, 0, x->dtype, x->rank, dims));
+    } else if (!mtbal_attr_find(s->node, "axis")) {
+        all = x->rank < 0 ? unknown : shape_product(s->model, x->rank, x->dims);
+        MTBAL_TRY(shape_set(s, 0, x->dtype, 1, &unknown));
+    } else {
+        MTBAL_TRY(shape_set(s, 0, x->dtype, -1, NULL));
+    }
+    MTBAL_TRY(shape_set(s, 1, MTBAL_INT64, 1, &unknown));
+    MTBAL_TRY(shape_set(s, 2, MTBAL_INT64, 1, &all));
+    return shape_set(s, 3, MTBAL_INT64, 1, &unknown);
 }
