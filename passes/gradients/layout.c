@@ -173,12 +173,16 @@ RULE(slice)
         mtbal_value *index =
             mtbal_emit(b, "Expand", mtbal_emit_reshape(b, taken, mtbal_const_i64s(b, rank, ones)),
                        mtbal_emit_shape(b, dy));
+        mtbal_dim *known = mtbal_arena_array(b->graph->model->arena, (size_t)rank, sizeof *known);
+        for (int d = 0; known && d < rank; d++)
+            known[d] = d == axis               ? x->type.dims[d]
+                       : dy->type.rank == rank ? dy->type.dims[d]
+                                               : (mtbal_dim){-1, NULL};
         dy = mtbal_emit_attrs(b, "ScatterElements", 3, (mtbal_value *[]){zeros, index, dy},
                               "axis=i", axis);
-        if (!dy)
-            return MTBAL_OK;
-        if (dy->type.rank < 0)
-            dy->type = x->type;
+        if (!dy || !known)
+            return dy ? MTBAL_NOMEM : MTBAL_OK;
+        dy->type = (mtbal_type){MTBAL_TENSOR, x->type.dtype, rank, known};
     }
     g->dx[0] = dy;
     return MTBAL_OK;
