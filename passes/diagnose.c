@@ -49,8 +49,8 @@ static mtbal_status losses_of_losses(mtbal_context *c)
         if (parts.count)
             MTBAL_TRY(mtbal_notice_add(
                 c, MTBAL_WARNING,
-                "task %s is made of %s, which %s a task too: choose with --task NAME=OUTPUT",
-                c->tasks[t].name, parts.text, plural(parts.count, "is", "are")));
+                "task %s is made of %s, which %s too: choose with --task NAME=OUTPUT",
+                c->tasks[t].name, parts.text, plural(parts.count, "is a task", "are tasks")));
     }
     return MTBAL_OK;
 }

@@ -16,7 +16,6 @@ static const struct settings {
     {"BatchNormalization", 0x18}, /* running mean and variance */
     {"SoftmaxCrossEntropyLoss", 0x6},
     {"NegativeLogLikelihoodLoss", 0x6},
-    {"Pad", 0xe},
     {"RoiAlign", 0x6},
 };
 
