@@ -12,8 +12,8 @@ typedef struct args {
     cli_list train, freeze;
     const char *balance, *scale, *apply, *norm_over, *optimizer, *outputs, *dump_after;
     double clip;
-    bool inline_functions, untie, inference, list_passes, list_operators,
-        time_passes, json, quiet, verbose;
+    bool inline_functions, untie, inference, list_passes, list_operators, time_passes, json, quiet,
+        verbose;
 } args;
 
 static args a;
@@ -409,13 +409,18 @@ static void list_passes(mtbal_arena *arena)
 /* The operator page: docs/operators.md is this output, and a test compares them. */
 static void list_operators(void)
 {
-    printf("# Operators\n\nGradient: yes; zero by definition; or no (refused on a path to a parameter). Runtime: does "
-           "`mtbal-run` execute it.\nA step graph runs in any ONNX runtime, whatever the second column says.\n\n"
+    printf("# Operators\n\nGradient: yes; zero by definition; or no (refused on a path to a "
+           "parameter). Runtime: does "
+           "`mtbal-run` execute it.\nA step graph runs in any ONNX runtime, whatever the second "
+           "column says.\n\n"
            "| operator | gradient | runtime |\n|---|---|---|\n");
     for (int i = 0; i < MTBAL_NOPS; i++) {
         bool stop = false, rule = mtbal_gradient_rule(i, &stop) != NULL;
         if (!*mtbal_ops[i].domain)
-            printf("| %s | %s | %s |\n", mtbal_ops[i].name, rule ? "yes" : stop ? "zero" : "no",
+            printf("| %s | %s | %s |\n", mtbal_ops[i].name,
+                   rule   ? "yes"
+                   : stop ? "zero"
+                          : "no",
                    mtbal_lowers(i) ? "yes" : "no");
     }
 }

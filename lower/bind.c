@@ -58,8 +58,8 @@ static mtbal_status own_dims(lowering *l)
         mtbal_type *type = &l->graph->inputs[i]->type;
         if (type->rank <= 0)
             continue;
-        type->dims = mtbal_arena_copy(l->model->arena, type->dims,
-                                      (size_t)type->rank * sizeof *type->dims);
+        type->dims =
+            mtbal_arena_copy(l->model->arena, type->dims, (size_t)type->rank * sizeof *type->dims);
         if (!type->dims)
             return mtbal_no_memory(l->diag);
     }

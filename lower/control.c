@@ -45,8 +45,9 @@ static mtbal_status both_branches(lowering *l, mtbal_node *node, mtbal_graph *ye
         if (!node->out[i])
             continue;
         if (a->dtype != b->dtype || !mtbal_shape_known(a) || !mtbal_shape_equal(a, b))
-            return not_known(l, node, "its branches give different shapes, and the condition "
-                                      "depends on data");
+            return not_known(l, node,
+                             "its branches give different shapes, and the condition "
+                             "depends on data");
         node->out[i]->type = *a;
     }
     return MTBAL_OK;
@@ -235,8 +236,9 @@ static mtbal_status unroll_once(lowering *l, mtbal_node *node, unrolling *u,
 static mtbal_status keep_loop(lowering *l, mtbal_node *node, mtbal_graph *body, const unrolling *u)
 {
     if (u->nscans)
-        return not_known(l, node, "it stacks outputs, and the number of iterations depends on data "
-                                  "or is too large");
+        return not_known(l, node,
+                         "it stacks outputs, and the number of iterations depends on data "
+                         "or is too large");
     MTBAL_TRY(mtbal_set_i(node, "mtbal_first", u->done));
     for (int i = 0; i < body->ninputs; i++) {
         mtbal_value *v = body->inputs[i];
@@ -251,8 +253,9 @@ static mtbal_status keep_loop(lowering *l, mtbal_node *node, mtbal_graph *body, 
     for (int i = 0; i < u->ncarried; i++) {
         const mtbal_type *in = &node->in[2 + i]->type, *out = &body->outputs[1 + i]->type;
         if (in->dtype != out->dtype || !mtbal_shape_known(in) || !mtbal_shape_equal(in, out))
-            return not_known(l, node, "a carried value changes its shape, and the number of "
-                                      "iterations depends on data");
+            return not_known(l, node,
+                             "a carried value changes its shape, and the number of "
+                             "iterations depends on data");
         if (i < node->nout && node->out[i])
             node->out[i]->type = *in;
     }
@@ -268,9 +271,9 @@ mtbal_status lower_loop_node(lowering *l, mtbal_node *node, lower_walk *walk)
         return mtbal_fail(l->diag, MTBAL_INVALID, lower_label(node), "export the model again",
                           "the operands of this Loop do not match its body");
     const mtbal_tensor *count = lower_constant(l, node->in[0]);
-    int64_t trips = !node->in[0] ? INT64_MAX : count && count->count == 1
-                                                   ? mtbal_tensor_i64(count, 0)
-                                                   : -1;
+    int64_t trips = !node->in[0]                 ? INT64_MAX
+                    : count && count->count == 1 ? mtbal_tensor_i64(count, 0)
+                                                 : -1;
     int go = node->in[1] ? truth(l, node->in[1]) : 1;
     unrolling *u = find_unrolling(l, node);
     bool first = !u;
@@ -343,8 +346,8 @@ static mtbal_status scan_step(lowering *l, mtbal_node *node, const scan *s, unro
         }
         int64_t axis = listed(s->in_axes, s->n_in_axes, k);
         int64_t at = listed(s->in_back, s->n_in_back, k) ? s->length - 1 - u->done : u->done;
-        mtbal_value *operands[2] = {
-            node->in[i], lower_new_constant(l, node->graph, MTBAL_INT64, 0, NULL, &at)};
+        mtbal_value *operands[2] = {node->in[i],
+                                    lower_new_constant(l, node->graph, MTBAL_INT64, 0, NULL, &at)};
         mtbal_node *gather = mtbal_emit_node(&b, "", "Gather", 2, operands, 1, &in[i]);
         if (!gather || mtbal_set_i(gather, "axis", axis) != MTBAL_OK)
             return mtbal_no_memory(l->diag);
@@ -370,8 +373,8 @@ mtbal_status lower_scan(lowering *l, mtbal_node *node, lower_walk *walk)
     if (s.length * (count_nodes(s.body) + 1) > 4 * MAX_UNROLLED)
         return not_known(l, node, "it is too long to be written out");
     unrolling *u = start_unrolling(l, node, s.nstates, s.nout);
-    mtbal_value **to = mtbal_arena_array(
-        l->arena, (size_t)(s.nstates + node->nout) + 1, sizeof *to);
+    mtbal_value **to =
+        mtbal_arena_array(l->arena, (size_t)(s.nstates + node->nout) + 1, sizeof *to);
     if (!u || !to)
         return mtbal_no_memory(l->diag);
     for (int i = 0; i < s.nstates; i++)

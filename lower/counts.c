@@ -22,8 +22,7 @@ static mtbal_value *count_of(lowering *l, mtbal_builder *b, mtbal_value *x)
     const int64_t all = -1;
     mtbal_value *truth = x->type.dtype == MTBAL_BOOL ? x : mtbal_emit_cast(b, x, MTBAL_BOOL);
     mtbal_value *ones = truth ? mtbal_emit_cast(b, truth, MTBAL_INT64) : NULL;
-    mtbal_value *shape =
-        lower_new_constant(l, b->graph, MTBAL_INT64, 1, (int64_t[]){1}, &all);
+    mtbal_value *shape = lower_new_constant(l, b->graph, MTBAL_INT64, 1, (int64_t[]){1}, &all);
     mtbal_value *flat = ones && shape ? mtbal_emit_reshape(b, ones, shape) : NULL;
     return flat ? mtbal_emit_reduce(b, "ReduceSum", flat, 0, NULL, true) : NULL;
 }
@@ -40,8 +39,8 @@ static mtbal_status replace_shape(lowering *l, mtbal_node *node, const place *p,
     if (!count || !r)
         return b.status != MTBAL_OK ? b.status : mtbal_no_memory(l->diag);
     if (size) {
-        mtbal_value *scalar = lower_new_constant(l, node->graph, MTBAL_INT64, 1, (int64_t[]){0},
-                                                 NULL);
+        mtbal_value *scalar =
+            lower_new_constant(l, node->graph, MTBAL_INT64, 1, (int64_t[]){0}, NULL);
         result = scalar ? mtbal_emit_reshape(&b, mtbal_emit(&b, "Mul", count, r), scalar) : NULL;
     } else {
         mtbal_value *pair[2] = {turned ? count : r, turned ? r : count};

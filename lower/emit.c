@@ -253,8 +253,7 @@ call *op_call_n(lowering *l, int kernel, const void *attr, int nin, const operan
     size_t scratch = scratch_of(kernel, attr, nin, in, nout, out);
     c->kernel = kernel;
     if (attr) {
-        c->attr =
-            mtbal_arena_copy(l->plan->arena, attr, rt_kernels[kernel].attr_size);
+        c->attr = mtbal_arena_copy(l->plan->arena, attr, rt_kernels[kernel].attr_size);
         if (!c->attr) {
             fail(l, MTBAL_NOMEM);
             return NULL;

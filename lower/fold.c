@@ -8,9 +8,9 @@ enum { LARGE = 1 << 16 };
 
 static bool is_random(const mtbal_node *node)
 {
-    static const char *const ops[] = {"RandomNormal",  "RandomNormalLike", "RandomUniform",
-                                      "RandomUniformLike", "Bernoulli",    "Multinomial",
-                                      "Dropout"};
+    static const char *const ops[] = {
+        "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
+        "Bernoulli",    "Multinomial",      "Dropout"};
     for (size_t i = 0; i < sizeof ops / sizeof *ops; i++)
         if (mtbal_node_is(node, ops[i]))
             return true;

@@ -162,8 +162,8 @@ static mtbal_status concat(lowering *l, mtbal_node *node, lower_walk *walk, bool
         return MTBAL_OK;
     mtbal_value *parts[256], *out;
     for (int i = 0; i < p->nitems; i++) {
-        mtbal_value *axes = lower_new_constant(l, node->graph, MTBAL_INT64, 1, (int64_t[]){1},
-                                               &axis);
+        mtbal_value *axes =
+            lower_new_constant(l, node->graph, MTBAL_INT64, 1, (int64_t[]){1}, &axis);
         parts[i] = p->items[i];
         if (!axes)
             return mtbal_no_memory(l->diag);
@@ -221,8 +221,8 @@ static mtbal_status split(lowering *l, mtbal_node *node, lower_walk *walk, bool 
     mtbal_builder_init(&b, node->graph, node, l->diag);
     for (int i = 0; i < n; i++) {
         int64_t one = 1, end = start + lengths[i];
-        mtbal_value *from = lower_new_constant(l, node->graph, MTBAL_INT64, squeeze ? 0 : 1, &one,
-                                               &start);
+        mtbal_value *from =
+            lower_new_constant(l, node->graph, MTBAL_INT64, squeeze ? 0 : 1, &one, &start);
         mtbal_value *to = lower_new_constant(l, node->graph, MTBAL_INT64, 1, &one, &end);
         mtbal_value *along = lower_new_constant(l, node->graph, MTBAL_INT64, 1, &one, &axis);
         if (!from || !to || !along)
@@ -283,12 +283,18 @@ mtbal_status lower_lists(lowering *l, mtbal_node *node, lower_walk *walk, bool *
     static const struct {
         const char *op;
         list_fn *lower;
-    } table[] = {{"SequenceConstruct", construct}, {"SequenceEmpty", empty},
-                 {"SequenceInsert", insert},       {"SequenceErase", erase},
-                 {"SequenceAt", element},          {"SequenceLength", length},
-                 {"ConcatFromSequence", concat},   {"SplitToSequence", split},
-                 {"SequenceMap", map},             {"Optional", optional},
-                 {"OptionalGetElement", element},  {"OptionalHasElement", has_element},
+    } table[] = {{"SequenceConstruct", construct},
+                 {"SequenceEmpty", empty},
+                 {"SequenceInsert", insert},
+                 {"SequenceErase", erase},
+                 {"SequenceAt", element},
+                 {"SequenceLength", length},
+                 {"ConcatFromSequence", concat},
+                 {"SplitToSequence", split},
+                 {"SequenceMap", map},
+                 {"Optional", optional},
+                 {"OptionalGetElement", element},
+                 {"OptionalHasElement", has_element},
                  {"Identity", same}};
     for (size_t i = 0; i < sizeof table / sizeof *table; i++)
         if (mtbal_node_is(node, table[i].op))

@@ -35,7 +35,9 @@ static mtbal_status choose_states(lowering *l)
                               "write the step graph again with mtbal-rewrite",
                               "state %s: the model lacks %s %s", list.names[i],
                               next ? "the input with a stored value" : "the output",
-                              next ? list.names[i] : list.values[i] ? list.values[i] : "?");
+                              next             ? list.names[i]
+                              : list.values[i] ? list.values[i]
+                                               : "?");
         l->states[l->nstates++] = (lower_state){value->name, value, next, -1};
     }
     return MTBAL_OK;

@@ -1,9 +1,10 @@
 /* lower/lowering.h: what the steps of lowering share. Inside this folder only.
  *
- * The steps (lower.c): bind input shapes; keep what is asked for (live.c); elaborate: walk the graph
- * in order, infer, evaluate what is constant, copy in functions, branches and loop bodies, so that
- * a flat graph of concrete shapes is left (elaborate.c, fold.c, functions.c, control.c, expand.c);
- * fuse (fuse.c); emit kernel calls on cells (emit.c, ops/); plan memory (memory.c); make the plan. */
+ * The steps (lower.c): bind input shapes; keep what is asked for (live.c); elaborate: walk the
+ * graph in order, infer, evaluate what is constant, copy in functions, branches and loop bodies, so
+ * that a flat graph of concrete shapes is left (elaborate.c, fold.c, functions.c, control.c,
+ * expand.c); fuse (fuse.c); emit kernel calls on cells (emit.c, ops/); plan memory (memory.c); make
+ * the plan. */
 #ifndef MTBAL_LOWERING_H
 #define MTBAL_LOWERING_H
 
@@ -13,10 +14,10 @@
 typedef struct cell {
     int region;
     size_t bytes, offset;
-    const void *data;  /* contents of a constant */
-    int first, last;   /* calls between which it holds something */
-    int same;          /* the cell it has been merged into, or -1 */
-    void *folded;      /* memory while a node is evaluated during lowering */
+    const void *data; /* contents of a constant */
+    int first, last;  /* calls between which it holds something */
+    int same;         /* the cell it has been merged into, or -1 */
+    void *folded;     /* memory while a node is evaluated during lowering */
     bool used;
 } cell;
 
@@ -40,10 +41,10 @@ typedef struct place {
     bool used;    /* by what is computed (live.c) */
     bool refused; /* comes from a node that cannot be lowered: do not complain about its users */
     mtbal_value *instead; /* the value that took its place */
-    const char *why; /* its size is not known, for the message; or NULL */
+    const char *why;      /* its size is not known, for the message; or NULL */
     mtbal_value *counted; /* NonZero of this value ... */
     bool counted_turned;  /* ... transposed */
-    int nitems;   /* of a sequence whose length is known: */
+    int nitems;           /* of a sequence whose length is known: */
     mtbal_value **items;
     bool is_list, is_optional;
 } place;
@@ -72,7 +73,7 @@ typedef struct lowering {
     int noutputs, nstates;
     mtbal_value **outputs; /* asked for */
     const char **output_names;
-    lower_state *states;   /* with options->states */
+    lower_state *states; /* with options->states */
 
     operand *output_at; /* [noutputs] */
 

@@ -71,8 +71,7 @@ static void lifetimes(lowering *l)
 
 static bool whole_cell(const lowering *l, const operand *x)
 {
-    return x->cell >= 0 && x->offset == 0 &&
-           op_bytes(*x) == l->cells[lower_root(l, x->cell)].bytes;
+    return x->cell >= 0 && x->offset == 0 && op_bytes(*x) == l->cells[lower_root(l, x->cell)].bytes;
 }
 
 /* Whether call c may write output j over input k. */
@@ -220,8 +219,8 @@ static size_t rounded(size_t bytes)
 typedef struct packing {
     const lowering *l;
     int count;
-    int *order;  /* cells, in the order in which they are placed */
-    int *placed; /* by offset */
+    int *order;            /* cells, in the order in which they are placed */
+    int *placed;           /* by offset */
     size_t *offset, *best; /* by cell */
 } packing;
 
@@ -337,8 +336,8 @@ static mtbal_status pack(lowering *l)
     MTBAL_TRY(lower_bound(l, &bound));
     for (int i = 0; i < l->ncells; i++)
         if (in_arena(&l->cells[i]))
-            sorted[p.count++] = (sorted_cell){l->cells[i].bytes, l->cells[i].first,
-                                              l->cells[i].last, i};
+            sorted[p.count++] =
+                (sorted_cell){l->cells[i].bytes, l->cells[i].first, l->cells[i].last, i};
     for (int way = 0; way < 6 && best > bound; way++) {
         qsort(sorted, (size_t)p.count, sizeof *sorted, orders[way / 2]);
         for (int i = 0; i < p.count; i++)

@@ -1,5 +1,5 @@
-/* lower/plan.c: from the lowered calls to a plan, which is immutable; and instances of it, which own
- * memory and run. */
+/* lower/plan.c: from the lowered calls to a plan, which is immutable; and instances of it, which
+ * own memory and run. */
 #include "lower/lowering.h"
 
 #include <string.h>
@@ -129,8 +129,8 @@ static mtbal_status make_ports(lowering *l)
         MTBAL_TRY(add_default(l, &p->inputs[p->ninputs++], v));
     }
     for (int i = 0; i < l->noutputs; i++)
-        MTBAL_TRY(make_port(l, &p->outputs[p->noutputs++], l->output_names[i], l->output_at[i],
-                            false));
+        MTBAL_TRY(
+            make_port(l, &p->outputs[p->noutputs++], l->output_names[i], l->output_at[i], false));
     return MTBAL_OK;
 }
 

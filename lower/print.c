@@ -70,7 +70,8 @@ void mtbal_plan_print(FILE *to, const mtbal_plan *plan)
     for (int i = 0; i < plan->ncalls; i++)
         print_call(to, i, &plan->calls[i]);
     print_ports(to, "output", plan->outputs, plan->noutputs);
-    fprintf(to, "# %d calls, %.0f flops; arena %zu bytes (at least %zu), states %zu, constants %zu\n",
+    fprintf(to,
+            "# %d calls, %.0f flops; arena %zu bytes (at least %zu), states %zu, constants %zu\n",
             plan->ncalls, plan->info.flops, plan->info.arena_bytes, plan->info.arena_lower_bound,
             plan->info.state_bytes, plan->info.constant_bytes);
 }

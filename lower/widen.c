@@ -3,13 +3,33 @@
 #include "lower/lowering.h"
 
 /* These only move elements, whatever they are. */
-static const char *const moves[] = {
-    "Reshape",        "Squeeze",        "Unsqueeze",      "Flatten",  "Identity",
-    "Transpose",      "Slice",          "Expand",         "Tile",     "Concat",
-    "Split",          "DepthToSpace",   "SpaceToDepth",   "Gather",   "GatherElements",
-    "GatherND",       "Where",          "Cast",           "CastLike", "BitCast",
-    "EyeLike",        "ConstantOfShape", "ReverseSequence", "Trilu",  "If",
-    "Loop",           "Pad"};
+static const char *const moves[] = {"Reshape",
+                                    "Squeeze",
+                                    "Unsqueeze",
+                                    "Flatten",
+                                    "Identity",
+                                    "Transpose",
+                                    "Slice",
+                                    "Expand",
+                                    "Tile",
+                                    "Concat",
+                                    "Split",
+                                    "DepthToSpace",
+                                    "SpaceToDepth",
+                                    "Gather",
+                                    "GatherElements",
+                                    "GatherND",
+                                    "Where",
+                                    "Cast",
+                                    "CastLike",
+                                    "BitCast",
+                                    "EyeLike",
+                                    "ConstantOfShape",
+                                    "ReverseSequence",
+                                    "Trilu",
+                                    "If",
+                                    "Loop",
+                                    "Pad"};
 /* These have kernels for floats only, but are defined on integers too. */
 static const char *const float_only[] = {"MatMul",  "Gemm",        "Conv",   "ConvTranspose",
                                          "MaxPool", "AveragePool", "Resize", "TopK"};

@@ -196,6 +196,16 @@ typedef enum rt_reduce_op {
     RT_LOG_SUM,
     RT_LOG_SUM_EXP
 } rt_reduce_op;
+/* Code of `chain`: an operator of one operand from RT_CHAIN_UNARY on, of two from RT_CHAIN_BINARY
+ * on. */
+enum {
+    RT_CHAIN_UNARY = 0,
+    RT_CHAIN_BINARY = 100,
+    RT_CHAIN_WHERE = 200,
+    RT_CHAIN_INPUTS = 16,
+    RT_CHAIN_OUTPUTS = 6,
+    RT_CHAIN_CODE = 40
+};
 
 enum {
 #define KERNEL(name, scratch, fields) RT_KERNEL_##name,

@@ -158,7 +158,8 @@ START_TEST(test_operator_page)
     snprintf(command, sizeof command, "%s/mtbal-rewrite --list-operators", bin ? bin : "bin");
     char *page = read_file("docs/operators.md"), *printed = output_of(command);
     ck_assert_msg(strstr(printed, "| Conv | yes | yes |"), "the list of operators lacks Conv");
-    ck_assert_msg(!strcmp(page, printed), "docs/operators.md is old: mtbal-rewrite --list-operators > docs/operators.md");
+    ck_assert_msg(!strcmp(page, printed),
+                  "docs/operators.md is old: mtbal-rewrite --list-operators > docs/operators.md");
     free(page);
     free(printed);
 }

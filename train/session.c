@@ -191,8 +191,8 @@ static mtbal_status apply_settings(mtbal_session *s, mtbal_program *p, bool stat
 
 static mtbal_status compile(mtbal_session *s, mtbal_program *p, mtbal_diag *diag)
 {
-    const char **outputs;
-    int noutputs;
+    const char **outputs = NULL;
+    int noutputs = 0;
     MTBAL_TRY(choose_outputs(s, p->mode, &outputs, &noutputs, diag));
     MTBAL_TRY(mtbal_onnx_read(s->path, &p->model, diag));
     mtbal_lower_options options = {.nbinds = p->nbinds,

@@ -7,9 +7,9 @@
 typedef struct attention {
     expansion *e;
     mtbal_builder *b;
-    mtbal_value *q, *k, *v;          /* (B, heads, length, size) */
-    mtbal_value *bias;               /* broadcasts to (B, heads, lq, lk); NULL: none */
-    bool flat;                       /* operands came as (B, length, heads * size) */
+    mtbal_value *q, *k, *v; /* (B, heads, length, size) */
+    mtbal_value *bias;      /* broadcasts to (B, heads, lq, lk); NULL: none */
+    bool flat;              /* operands came as (B, length, heads * size) */
     int64_t batch, hq, hk, lq, lk, size, vsize, past;
 } attention;
 
@@ -17,8 +17,8 @@ typedef struct attention {
 static mtbal_value *split_heads(mtbal_builder *b, mtbal_value *x, int64_t heads)
 {
     int64_t batch = expand_dim(x, 0), length = expand_dim(x, 1), width = expand_dim(x, 2);
-    mtbal_value *x4 = expand_reshape(
-        b, x, 4, (int64_t[]){batch, length, heads, heads ? width / heads : 0});
+    mtbal_value *x4 =
+        expand_reshape(b, x, 4, (int64_t[]){batch, length, heads, heads ? width / heads : 0});
     return x4 ? mtbal_emit_transpose(b, x4, 4, (int64_t[]){0, 2, 1, 3}) : NULL;
 }
 
@@ -159,8 +159,8 @@ EXPAND(attention)
     turned = mtbal_emit_transpose(b, repeat_heads(&a, a.k), 4, (int64_t[]){0, 1, 3, 2});
     stages[0] = mtbal_emit(b, "MatMul", MUL(a.q, LIKE(a.q, sqrt(scale))),
                            MUL(turned, LIKE(a.q, sqrt(scale))));
-    stages[1] = cap > 0 ? MUL(UNARY("Tanh", DIV(stages[0], LIKE(a.q, cap))), LIKE(a.q, cap))
-                        : stages[0];
+    stages[1] =
+        cap > 0 ? MUL(UNARY("Tanh", DIV(stages[0], LIKE(a.q, cap))), LIKE(a.q, cap)) : stages[0];
     stages[2] = a.bias ? ADD(stages[1], a.bias) : stages[1];
     stages[3] = weigh(&a, stages[2]);
     mtbal_value *y = mtbal_emit(b, "MatMul", stages[3], repeat_heads(&a, a.v));

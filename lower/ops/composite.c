@@ -94,13 +94,14 @@ EXPAND(group_normalization)
         b, expand_reshape(b, normal, 3, (int64_t[]){n, parts, c ? per_group * groups / parts : 0}),
         x->type.dtype);
     int64_t column[3] = {one, parts, one};
-    mtbal_value *y = ADD(MUL(back, expand_reshape(b, scale, 3, column)),
-                         expand_reshape(b, bias, 3, column));
+    mtbal_value *y =
+        ADD(MUL(back, expand_reshape(b, scale, 3, column)), expand_reshape(b, bias, 3, column));
     e->out[0] = expand_reshape(b, y, rank, whole);
     return MTBAL_OK;
 }
 
-/* 1 at the first largest element along the axis. Before opset 13: of the tensor seen as a matrix. */
+/* 1 at the first largest element along the axis. Before opset 13: of the tensor seen as a matrix.
+ */
 EXPAND(hardmax)
 {
     mtbal_builder *b = e->b;
@@ -196,8 +197,7 @@ EXPAND(compress)
 {
     mtbal_builder *b = e->b;
     mtbal_value *x = expand_in(e, 0);
-    const mtbal_tensor *keep =
-        op_given(e->node, 1) ? lower_constant(e->l, e->node->in[1]) : NULL;
+    const mtbal_tensor *keep = op_given(e->node, 1) ? lower_constant(e->l, e->node->in[1]) : NULL;
     const mtbal_attr *axis = mtbal_attr_find(e->node, "axis");
     int64_t kept = 0, count = keep ? keep->count : 0;
     if (!keep || !x)

@@ -198,8 +198,8 @@ mtbal_status lower_variadic(lowering *l, mtbal_node *node)
     if (mtbal_node_is(node, "Mean") && node->nin > 1) {
         operand y = op_out(l, node, 0);
         rt_binary_attr at = {.op = RT_DIV};
-        op_call_n(l, RT_KERNEL_binary, &at, 2,
-                  (operand[]){sum, op_scalar(l, sum.dtype, node->nin)}, 1, &y);
+        op_call_n(l, RT_KERNEL_binary, &at, 2, (operand[]){sum, op_scalar(l, sum.dtype, node->nin)},
+                  1, &y);
         return MTBAL_OK;
     }
     op_give(l, node, 0, sum);

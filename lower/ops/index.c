@@ -24,8 +24,7 @@ mtbal_status lower_gather(lowering *l, mtbal_node *node)
             op_dense_strides(x, stride);
             memcpy(dims, x.dims, sizeof dims);
             dims[axis] = 1;
-            op_give(l, node, 0,
-                    op_strided(l, x, (int64_t)at * stride[axis], x.rank, dims, stride));
+            op_give(l, node, 0, op_strided(l, x, (int64_t)at * stride[axis], x.rank, dims, stride));
             return MTBAL_OK;
         }
     }

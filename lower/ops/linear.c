@@ -54,16 +54,11 @@ static const struct {
     const char *name;
     int op;
 } reductions[] = {
-    {"ReduceSum", RT_SUM},
-    {"ReduceMean", RT_MEAN},
-    {"ReduceMax", RT_REDUCE_MAX},
-    {"ReduceMin", RT_REDUCE_MIN},
-    {"ReduceProd", RT_PROD},
-    {"ReduceL1", RT_L1},
-    {"ReduceL2", RT_L2},
-    {"ReduceSumSquare", RT_SUM_SQUARE},
-    {"ReduceLogSum", RT_LOG_SUM},
-    {"ReduceLogSumExp", RT_LOG_SUM_EXP},
+    {"ReduceSum", RT_SUM},        {"ReduceMean", RT_MEAN},
+    {"ReduceMax", RT_REDUCE_MAX}, {"ReduceMin", RT_REDUCE_MIN},
+    {"ReduceProd", RT_PROD},      {"ReduceL1", RT_L1},
+    {"ReduceL2", RT_L2},          {"ReduceSumSquare", RT_SUM_SQUARE},
+    {"ReduceLogSum", RT_LOG_SUM}, {"ReduceLogSumExp", RT_LOG_SUM_EXP},
 };
 
 mtbal_status lower_reduce(lowering *l, mtbal_node *node)

@@ -43,8 +43,8 @@ static const char *read_window(lowering *l, const mtbal_node *node, operand x, o
         int64_t total = (y.dims[i + 2] - 1) * w->stride[i] + reach - x.dims[i + 2];
         total = total < 0 ? 0 : total;
         bool same = !strncmp(pad, "SAME", 4), lower = !strcmp(pad, "SAME_LOWER");
-        w->begin[i] = same ? (lower ? total - total / 2 : total / 2)
-                           : (strcmp(pad, "VALID") ? pads[i] : 0);
+        w->begin[i] =
+            same ? (lower ? total - total / 2 : total / 2) : (strcmp(pad, "VALID") ? pads[i] : 0);
         w->end[i] = same ? total - w->begin[i] : strcmp(pad, "VALID") ? pads[w->n + i] : 0;
         if (w->begin[i] > INT32_MAX || w->begin[i] < INT32_MIN)
             return "a padding out of range";

@@ -25,17 +25,17 @@ static int index_of(const char *name, const char *const *names, int n)
 static const char *read_modes(const lowering *l, const mtbal_node *node, resizing *r)
 {
     static const char *const modes[] = {"nearest", "linear", "cubic"};
-    static const char *const transforms[] = {"half_pixel",         "asymmetric",
-                                             "align_corners",      "pytorch_half_pixel",
+    static const char *const transforms[] = {"half_pixel",           "asymmetric",
+                                             "align_corners",        "pytorch_half_pixel",
                                              "half_pixel_symmetric", "tf_crop_and_resize"};
     static const char *const roundings[] = {"round_prefer_floor", "round_prefer_ceil", "floor",
                                             "ceil"};
     bool old = l->opset < 11; /* opset 10 knew neither transform nor rounding */
     r->a = (rt_resize_axis_attr){
         .mode = index_of(mtbal_attr_s(node, "mode", "nearest"), modes, 3),
-        .transform = index_of(mtbal_attr_s(node, "coordinate_transformation_mode",
-                                           old ? "asymmetric" : "half_pixel"),
-                              transforms, 6),
+        .transform = index_of(
+            mtbal_attr_s(node, "coordinate_transformation_mode", old ? "asymmetric" : "half_pixel"),
+            transforms, 6),
         .nearest = index_of(
             mtbal_attr_s(node, "nearest_mode", old ? "floor" : "round_prefer_floor"), roundings, 4),
         .exclude = mtbal_attr_i(node, "exclude_outside", 0) != 0,
@@ -53,12 +53,11 @@ static const char *read_scales(lowering *l, const mtbal_node *node, operand x, o
     int64_t axes[RT_MAX_RANK];
     int first = l->opset < 11 ? 1 : 2;
     int n = op_ints(l, node, "axes", -1, axes, RT_MAX_RANK);
-    const mtbal_tensor *scales =
-        op_given(node, first) ? lower_constant(l, node->in[first]) : NULL;
+    const mtbal_tensor *scales = op_given(node, first) ? lower_constant(l, node->in[first]) : NULL;
     const mtbal_tensor *roi =
         first == 2 && op_given(node, 1) ? lower_constant(l, node->in[1]) : NULL;
-    bool unknown = (op_given(node, first) && !scales) ||
-                   (r->a.transform == CROP && op_given(node, 1) && !roi);
+    bool unknown =
+        (op_given(node, first) && !scales) || (r->a.transform == CROP && op_given(node, 1) && !roi);
     if (unknown)
         return "its scales or its region depend on data";
     r->naxes = n < 0 ? x.rank : n;

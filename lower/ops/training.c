@@ -1,5 +1,5 @@
-/* lower/ops/training.c: the optimizers of ai.onnx.preview.training, which take any number of tensors:
- * R, T, then all X, all G, and all of each moment. */
+/* lower/ops/training.c: the optimizers of ai.onnx.preview.training, which take any number of
+ * tensors: R, T, then all X, all G, and all of each moment. */
 #include "lower/ops/expand.h"
 
 #include <string.h>
@@ -12,8 +12,7 @@ typedef struct update {
 
 static bool read_update(expansion *e, int moments, update *u)
 {
-    *u = (update){e, expand_in(e, 0), expand_in(e, 1), (e->node->nin - 2) / (2 + moments),
-                  moments};
+    *u = (update){e, expand_in(e, 0), expand_in(e, 1), (e->node->nin - 2) / (2 + moments), moments};
     return u->rate && u->step && u->count > 0 && u->count * (1 + moments) <= 16 &&
            e->node->nin == 2 + u->count * (2 + moments);
 }
@@ -60,8 +59,7 @@ EXPAND(adam)
         mtbal_value *adjusted = DIV(MUL(r, UNARY("Sqrt", SUB(one, OP2("Pow", LIKE(x, beta), t)))),
                                     SUB(one, OP2("Pow", LIKE(x, alpha), t)));
         mtbal_value *rate = later(&u, adjusted, r);
-        mtbal_value *next =
-            SUB(x, DIV(MUL(rate, v), ADD(UNARY("Sqrt", h), LIKE(x, epsilon))));
+        mtbal_value *next = SUB(x, DIV(MUL(rate, v), ADD(UNARY("Sqrt", h), LIKE(x, epsilon))));
         e->out[i] = post != 0 ? MUL(LIKE(x, 1 - post), next) : next;
         e->out[u.count + i] = v;
         e->out[2 * u.count + i] = h;

@@ -176,7 +176,8 @@ static int64_t pad_source(int64_t i, int64_t size, int mode)
     return at < size ? at : period - at;
 }
 
-/* pad: X, value (a scalar; left out: the attribute) -> Y; begin: elements before X on each axis, negative: cut off. */
+/* pad: X, value (a scalar; left out: the attribute) -> Y; begin: elements before X on each axis,
+ * negative: cut off. */
 void rt_pad(const rt_env *env, const void *attr, const rt_tensor *in, const rt_tensor *out)
 {
     const rt_pad_attr *a = (const rt_pad_attr *)attr;

@@ -1,4 +1,5 @@
-/* tests/conformance/conformance.c: runs ONNX backend tests through our reader, lowering and runtime.
+/* tests/conformance/conformance.c: runs ONNX backend tests through our reader, lowering and
+ * runtime.
  *
  *     conformance [-v] FOLDER...
  *
@@ -66,7 +67,7 @@ static int read_tensors(mtbal_model *model, data_set *d, const char *what, mtbal
 
 static bool is_random(const mtbal_model *model, const char *folder)
 {
-    static const char *const ops[] = {"Bernoulli", "RandomNormal", "RandomNormalLike",
+    static const char *const ops[] = {"Bernoulli",     "RandomNormal",      "RandomNormalLike",
                                       "RandomUniform", "RandomUniformLike", "Multinomial"};
     for (const mtbal_node *n = model->graph->first; n; n = n->next)
         for (size_t i = 0; i < sizeof ops / sizeof *ops; i++)
@@ -139,8 +140,8 @@ static int run_lowered(data_set *d, const mtbal_plan *plan, bool random)
     return result;
 }
 
-/* Small inputs often decide shapes (the shape of a Reshape, the scales of a Resize): a plan has fixed
- * shapes, so such inputs are made constants when nothing else works. */
+/* Small inputs often decide shapes (the shape of a Reshape, the scales of a Resize): a plan has
+ * fixed shapes, so such inputs are made constants when nothing else works. */
 static bool freeze_small(mtbal_model *model, const data_set *d)
 {
     bool any = false;
@@ -269,8 +270,8 @@ static void run_apart(counts *c, const char *folder)
     }
     close(ends[1]);
     size_t used = 0;
-    for (ssize_t n; used < sizeof why - 1 &&
-                    (n = read(ends[0], why + used, sizeof why - 1 - used)) > 0;)
+    for (ssize_t n;
+         used < sizeof why - 1 && (n = read(ends[0], why + used, sizeof why - 1 - used)) > 0;)
         used += (size_t)n;
     close(ends[0]);
     int status = 0;

@@ -1,0 +1,292 @@
+/* runtime/kernels/chain.c: several operators that work element by element, in one pass over memory.
+ *
+ * The code is a list of instructions of four numbers: operator, operands a, b, c. An operand below
+ * `nin` is an input, nin + k the result of instruction k. Everything is computed in the type of the
+ * chain, float or double; truth values are 1 and 0. Work goes in blocks that stay in the
+ * first-level cache: each instruction runs over a block before the next one does. Inputs broadcast
+ * to the shape of the outputs, which all have the same. */
+#include "runtime/kernels/kernels.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { BLOCK = 256, MAX_IN = RT_CHAIN_INPUTS, MAX_CODE = RT_CHAIN_CODE };
+
+typedef struct chain_job {
+    const rt_env *env;
+    const rt_chain_attr *at;
+    const rt_tensor *in, *out;
+    int rank;
+    int64_t dims[RT_MAX_RANK], stride[MAX_IN][RT_MAX_RANK];
+    int run[MAX_IN]; /* 1: element i of the output needs element i of the input; 0: one element */
+} chain_job;
+
+/* An operand within a block: the n elements, or one that stands for all. */
+typedef struct view {
+    const void *p;
+    int step;
+} view;
+
+static double element(const rt_tensor *t, int64_t i)
+{
+    return t->dtype == RT_BOOL ? (double)((const unsigned char *)t->data)[i] : rt_get_f64(t, i);
+}
+
+/* The unary operators: x, and the attributes a and b. */
+#define UNARY_OPS(M)                                                                         \
+    U(RT_ABS, M(fabs)(x))                                                                    \
+    U(RT_NEG, -x)                                                                            \
+    U(RT_SIGN, (T)((x > 0) - (x < 0)))                                                       \
+    U(RT_FLOOR, M(floor)(x))                                                                 \
+    U(RT_CEIL, M(ceil)(x))                                                                   \
+    U(RT_ROUND, M(nearbyint)(x))                                                             \
+    U(RT_SQRT, M(sqrt)(x))                                                                   \
+    U(RT_RECIPROCAL, 1 / x)                                                                  \
+    U(RT_EXP, M(exp)(x))                                                                     \
+    U(RT_LOG, M(log)(x))                                                                     \
+    U(RT_SIN, M(sin)(x))                                                                     \
+    U(RT_COS, M(cos)(x))                                                                     \
+    U(RT_TANH, M(tanh)(x))                                                                   \
+    U(RT_ERF, M(erf)(x))                                                                     \
+    U(RT_SIGMOID, x >= 0 ? 1 / (1 + M(exp)(-x)) : M(exp)(x) / (1 + M(exp)(x)))               \
+    U(RT_RELU, x > 0 ? x : (x != x ? x : 0))                                                 \
+    U(RT_LEAKY_RELU, x >= 0 ? x : a * x)                                                     \
+    U(RT_ELU, x >= 0 ? x : a * M(expm1)(x))                                                  \
+    U(RT_SOFTPLUS, (x > 0 ? x : 0) + M(log1p)(M(exp)(-M(fabs)(x))))                          \
+    U(RT_GELU, (T)0.5 * x * (1 + M(erf)(x * (T)0.70710678118654752440)))                     \
+    U(RT_GELU_TANH,                                                                          \
+      (T)0.5 * x * (1 + M(tanh)((T)0.79788456080286535588 * (x + (T)0.044715 * x * x * x)))) \
+    U(RT_SWISH, x / (1 + M(exp)(-a * x)))                                                    \
+    U(RT_THRESHOLDED_RELU, x > a ? x : 0)                                                    \
+    U(RT_HARD_SIGMOID, M(fmax)(0, M(fmin)(1, a * x + b)))                                    \
+    U(RT_NOT, x == 0)                                                                        \
+    U(RT_IS_NAN, x != x)
+
+#define BINARY_OPS(M)                        \
+    B(RT_ADD, x + y)                         \
+    B(RT_SUB, x - y)                         \
+    B(RT_MUL, x *y)                          \
+    B(RT_DIV, x / y)                         \
+    B(RT_POW, y == 2 ? x * x : M(pow)(x, y)) \
+    B(RT_MAX, x != x || x > y ? x : y)       \
+    B(RT_MIN, x != x || x < y ? x : y)       \
+    B(RT_PRELU, x >= 0 ? x : x * y)          \
+    B(RT_EQUAL, x == y)                      \
+    B(RT_LESS, x < y)                        \
+    B(RT_LESS_EQUAL, x <= y)                 \
+    B(RT_GREATER, x > y)                     \
+    B(RT_GREATER_EQUAL, x >= y)              \
+    B(RT_AND, x != 0 && y != 0)              \
+    B(RT_OR, x != 0 || y != 0)               \
+    B(RT_XOR, (x != 0) != (y != 0))
+
+#define F32(fn) fn##f
+#define F64(fn) fn
+#define U(op, value)                  \
+    case RT_CHAIN_UNARY + op:         \
+        for (int i = 0; i < n; i++) { \
+            T x = p[i];               \
+            r[i] = (T)(value);        \
+        }                             \
+        break;
+/* Either operand may be one element for all: three loops that vectorise. */
+#define B(op, value)                      \
+    case RT_CHAIN_BINARY + op:            \
+        if (v[0].step && v[1].step)       \
+            for (int i = 0; i < n; i++) { \
+                T x = p[i], y = q[i];     \
+                r[i] = (T)(value);        \
+            }                             \
+        else if (v[0].step) {             \
+            T y = q[0];                   \
+            for (int i = 0; i < n; i++) { \
+                T x = p[i];               \
+                r[i] = (T)(value);        \
+            }                             \
+        } else {                          \
+            T x = p[0];                   \
+            for (int i = 0; i < n; i++) { \
+                T y = q[i * v[1].step];   \
+                r[i] = (T)(value);        \
+            }                             \
+        }                                 \
+        break;
+/* One instruction over a block of n elements. */
+#define INSTRUCTION(T)                                                                    \
+    const T *p = (const T *)v[0].p, *q = (const T *)v[1].p, *w = (const T *)v[2].p;       \
+    const T a = q ? q[0] : 0, b = w ? w[0] : 0;                                           \
+    T *r = (T *)result;                                                                   \
+    (void)a, (void)b;                                                                     \
+    switch (op) {                                                                         \
+        OPS case RT_CHAIN_WHERE                                                           \
+            : if (v[0].step && v[1].step && v[2].step) for (int i = 0; i < n; i++) r[i] = \
+                  p[i] != 0 ? q[i] : w[i];                                                \
+        else for (int i = 0; i < n; i++) r[i] =                                           \
+            p[i * v[0].step] != 0 ? q[i * v[1].step] : w[i * v[2].step];                  \
+        break;                                                                            \
+    default:                                                                              \
+        break;                                                                            \
+    }
+
+#define OPS UNARY_OPS(F32) BINARY_OPS(F32)
+#define T   float
+static void run_f32(int op, const view *v, void *result, int n)
+{
+    INSTRUCTION(float)
+}
+#undef OPS
+#undef T
+#define OPS UNARY_OPS(F64) BINARY_OPS(F64)
+#define T   double
+static void run_f64(int op, const view *v, void *result, int n)
+{
+    INSTRUCTION(double)
+}
+#undef T
+
+/* Element `at` of the output in an input that broadcasts in its own way. */
+static int64_t source(const chain_job *j, int k, int64_t at)
+{
+    int64_t from = 0;
+    for (int d = j->rank - 1; d >= 0; d--) {
+        from += at % j->dims[d] * j->stride[k][d];
+        at /= j->dims[d];
+    }
+    return from;
+}
+
+/* Elements [at, at + n) of input k in the chain's type, into `to` unless they lie ready. */
+static view load(const chain_job *j, int k, int64_t at, int n, void *to)
+{
+    const rt_tensor *t = &j->in[k];
+    int is_double = j->at->is_double;
+    size_t size = is_double ? 8 : 4;
+    int own = t->dtype == (is_double ? RT_F64 : RT_F32);
+    int last = j->rank ? (int)j->stride[k][j->rank - 1] : 0;
+    view v = {to, 1};
+    if (j->run[k] && own) {
+        v.p = (const char *)t->data + (size_t)at * size;
+        return v;
+    }
+    int64_t inner = j->rank ? j->dims[j->rank - 1] : 1;
+    for (int i = 0; i < n;) { /* along the last axis, row by row */
+        int64_t left = inner - (at + i) % inner, from = j->run[k] ? at + i : source(j, k, at + i);
+        int m = left < n - i ? (int)left : n - i;
+        for (int e = 0; e < m; e++) {
+            int64_t x = from + (j->run[k] ? e : (int64_t)e * last);
+            if (is_double)
+                ((double *)to)[i + e] = own ? ((const double *)t->data)[x] : element(t, x);
+            else
+                ((float *)to)[i + e] = own ? ((const float *)t->data)[x] : (float)element(t, x);
+        }
+        i += m;
+    }
+    return v;
+}
+
+static void store(const chain_job *j, int k, int64_t at, int n, view v)
+{
+    const rt_tensor *t = &j->out[k];
+    int is_double = j->at->is_double;
+    size_t size = is_double ? 8 : 4;
+    if (t->dtype == RT_BOOL) {
+        unsigned char *to = (unsigned char *)t->data + at;
+        for (int i = 0; i < n; i++)
+            to[i] = is_double ? ((const double *)v.p)[i * v.step] != 0
+                              : ((const float *)v.p)[i * v.step] != 0;
+    } else if (v.step == 0) {
+        for (int i = 0; i < n; i++)
+            memcpy((char *)t->data + (size_t)(at + i) * size, v.p, size);
+    } else if (v.p != (char *)t->data + (size_t)at * size) {
+        memcpy((char *)t->data + (size_t)at * size, v.p, (size_t)n * size);
+    }
+}
+
+/* Where the last instruction may write its results: the output itself, which no other instruction
+ * reads any more in this block. */
+static char *target_of(const chain_job *j, int c, int64_t at, char *otherwise)
+{
+    size_t size = j->at->is_double ? 8 : 4;
+    for (int k = 0; k < j->at->nout && c == j->at->ncode - 1; k++)
+        if (j->at->result[k] == j->at->nin + c && j->out[k].dtype != RT_BOOL && j->at->nout == 1)
+            return (char *)j->out[k].data + (size_t)at * size;
+    return otherwise;
+}
+
+static void chain_range(void *context, int64_t first, int64_t last, int thread)
+{
+    const chain_job *j = (const chain_job *)context;
+    const rt_chain_attr *at = j->at;
+    size_t size = (at->is_double ? 8 : 4) * (size_t)BLOCK;
+    char *space = (char *)j->env->scratch + (size_t)thread * j->env->scratch_size;
+    view views[MAX_IN + MAX_CODE];
+    for (int k = 0; k < at->nin; k++) /* what is the same for all is read once */
+        if (j->run[k] < 0) {
+            void *to = space + (size_t)k * size;
+            if (at->is_double)
+                *(double *)to = element(&j->in[k], 0);
+            else
+                *(float *)to = (float)element(&j->in[k], 0);
+            views[k].p = to;
+            views[k].step = 0;
+        }
+    for (int64_t i = first; i < last; i += BLOCK) {
+        int n = last - i < BLOCK ? (int)(last - i) : BLOCK;
+        for (int k = 0; k < at->nin; k++)
+            if (j->run[k] >= 0)
+                views[k] = load(j, k, i, n, space + (size_t)k * size);
+        for (int c = 0; c < at->ncode; c++) {
+            const int32_t *code = &at->code[4 * c];
+            char *to = target_of(j, c, i, space + (size_t)(at->nin + c) * size);
+            view v[3] = {{NULL, 0}, {NULL, 0}, {NULL, 0}};
+            int alike = 1;
+            for (int k = 0; k < 3; k++)
+                if (code[1 + k] >= 0) {
+                    v[k] = views[code[1 + k]];
+                    alike = alike && v[k].step == 0;
+                }
+            int unary = code[0] < RT_CHAIN_BINARY;
+            /* an operand that is one for all gives a result that is one for all */
+            int m = unary ? (v[0].step ? n : 1) : alike ? 1 : n;
+            (at->is_double ? run_f64 : run_f32)(code[0], v, to, m);
+            views[at->nin + c].p = to;
+            views[at->nin + c].step = m == 1 && n > 1 ? 0 : 1;
+        }
+        for (int k = 0; k < at->nout; k++)
+            store(j, k, i, n, views[at->result[k]]);
+    }
+}
+
+/* Strides of each input seen from the output; axes along which all run together are joined. */
+static void plan_chain(chain_job *j)
+{
+    const rt_tensor *y = &j->out[0];
+    int64_t count = rt_count(y);
+    j->rank = y->rank;
+    for (int d = 0; d < y->rank; d++)
+        j->dims[d] = y->dims[d];
+    for (int k = 0; k < j->at->nin; k++) {
+        const rt_tensor *x = &j->in[k];
+        int64_t step = 1;
+        for (int d = y->rank - 1; d >= 0; d--) {
+            int at = d - (y->rank - x->rank);
+            int64_t size = at < 0 ? 1 : x->dims[at];
+            j->stride[k][d] = size == 1 ? 0 : step;
+            step *= size;
+        }
+        int64_t n = rt_count(x);
+        j->run[k] = n == count ? 1 : n == 1 ? -1 : 0;
+    }
+}
+
+/* chain: inputs -> outputs, of one shape; see above. */
+void rt_chain(const rt_env *env, const void *attr, const rt_tensor *in, const rt_tensor *out)
+{
+    chain_job j;
+    j.env = env;
+    j.at = (const rt_chain_attr *)attr;
+    j.in = in;
+    j.out = out;
+    plan_chain(&j);
+    rt_parallel(env, rt_count(&out[0]), 16384, chain_range, &j);
+}
