@@ -77,8 +77,8 @@ test-ort: deps
 	@BIN=$(BIN) sh tests/ort/run.sh
 
 bench: deps
-	@$(MAKE) --no-print-directory all
-	@BIN=$(BIN) sh bench/run.sh
+	@$(MAKE) --no-print-directory all $(BUILD)/bench/bench_mlp
+	@BENCH=$(BUILD) BIN=$(BIN) sh bench/run.sh
 
 format:
 	clang-format -i $(foreach f,$(FOLDERS) cli tests bench,$(wildcard $(f)/*.c $(f)/*.h))
@@ -104,6 +104,9 @@ $(LIB): $(OBJECTS) $(BUILD)/gen/onnx/onnx.pb-c.o
 
 $(BIN)/%: $(BUILD)/cli/%.o $(CLI_O) $(LIB)
 	@mkdir -p $(@D)
+	$(Q)$(CC) $(ALL_C) -o $@ $^ $(LIBS)
+
+$(BUILD)/bench/%: $(BUILD)/bench/%.o $(LIB)
 	$(Q)$(CC) $(ALL_C) -o $@ $^ $(LIBS)
 
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(TEST_O) $(CLI_O) $(LIB)

@@ -507,7 +507,7 @@ static mtbal_node *make_node(parser *s, mtbal_graph *graph, const list *out, con
 static void statement(parser *s, mtbal_graph *graph)
 {
     list out = {0}, in = {0};
-    const char *domain, *op, *overload = NULL, *label = NULL;
+    const char *domain = NULL, *op = NULL, *overload = NULL, *label = NULL;
     if (lex_accept(&s->l, "[")) {
         label = lex_name(&s->l);
         lex_expect(&s->l, "]");
