@@ -45,7 +45,8 @@ static void put_tasks(const mtbal_context *c, uint64_t reach, char *text, size_t
                                      c->tasks[i].name);
 }
 
-static void add_blocker(blockers *s, mtbal_node *node, const char *why)
+/* reach: of a node of ours, which reaches nothing itself. */
+static void add_blocker(blockers *s, mtbal_node *node, uint64_t reach, const char *why)
 {
     char label[256], tasks[160], line[768];
     size_t used = strlen(s->found.what), room = sizeof s->found.what - used;
@@ -53,7 +54,7 @@ static void add_blocker(blockers *s, mtbal_node *node, const char *why)
         return;
     node->mark = BLOCKED;
     s->count++;
-    put_tasks(s->c, node_reach(s->c, node), tasks, sizeof tasks);
+    put_tasks(s->c, reach | node_reach(s->c, node), tasks, sizeof tasks);
     int n = snprintf(line, sizeof line, "\n  %s%s%.300s, blocks %s", mtbal_node_label(node, label),
                      why ? ": " : "", why ? why : "", tasks);
     if (n > 0 && (size_t)n < sizeof line && (size_t)n + 8 < room)
@@ -76,15 +77,13 @@ static mtbal_status fail_blocked(const blockers *s)
 static void add_nodes_without_rule(blockers *s, const bool *active)
 {
     for (mtbal_node *node = s->c->graph->first; node; node = node->next) {
-        bool crossed = false, made = false, stop;
-        for (int i = 0; i < node->nin; i++)
-            crossed = crossed ||
-                      (node->in[i] && node->in[i]->id < s->c->nreach && active[node->in[i]->id]);
+        bool made = false, stop;
         for (int i = 0; i < node->nout; i++)
             made = made ||
                    (node->out[i] && node->out[i]->id < s->c->nreach && active[node->out[i]->id]);
-        if (crossed && made && !mtbal_gradient_rule(node->opcode, &stop) && !stop)
-            add_blocker(s, node, NULL);
+        if (made && !mtbal_gradient_rule(node->opcode, &stop) && !stop &&
+            !mtbal_node_is(node, "If") && mtbal_reads(node, active, s->c->nreach))
+            add_blocker(s, node, 0, NULL);
     }
 }
 
@@ -107,7 +106,7 @@ static bool in_region(const mtbal_node *node, void *context)
 static mtbal_status refuse(mtbal_node *node, const char *why, void *context)
 {
     const region *r = context;
-    add_blocker(r->blocked, node, why);
+    add_blocker(r->blocked, node, r->task, why);
     return MTBAL_OK;
 }
 

@@ -1,7 +1,7 @@
 /* passes/differentiate.c: reverse mode. Cotangents flow from the seeds to what is wanted, each
  * node's rule once. */
 #include "passes/gradients/gradients.h"
-#include "passes/passes.h"
+#include "passes/internal.h"
 
 #include <string.h>
 
@@ -71,24 +71,26 @@ mtbal_status mtbal_differentiate(mtbal_sweep *s)
     mtbal_diag blocked = {0};
     int count = 0;
     for (mtbal_node *node = s->graph->last, *prev; node; node = prev) {
-        bool reached = false, crosses = false, stop = false;
+        bool reached = false, stop = false;
         prev = node->prev;
         for (int i = 0; i < node->nout; i++)
             reached = reached || (node->out[i] && node->out[i]->id < s->nvalues &&
                                   s->cotangent[node->out[i]->id]);
-        for (int i = 0; i < node->nin; i++)
-            crosses = crosses || wants(s, node->in[i]);
-        if (!reached || !crosses || (s->inside && !s->inside(node, s->context)))
+        if (!reached || !mtbal_reads(node, s->active, s->nvalues) ||
+            (s->inside && !s->inside(node, s->context)))
             continue;
         mtbal_gradient_fn *rule = mtbal_gradient_rule(node->opcode, &stop);
         if (stop)
             continue;
         mtbal_diag one = {0};
-        mtbal_status status = rule ? cross(s, node, rule, &one) : MTBAL_UNSUPPORTED;
+        bool branches = mtbal_node_is(node, "If");
+        mtbal_status status = branches ? mtbal_cross_if(s, node, &one)
+                              : rule   ? cross(s, node, rule, &one)
+                                       : MTBAL_UNSUPPORTED;
         if (status == MTBAL_UNSUPPORTED && s->refuse)
-            MTBAL_TRY(s->refuse(node, rule ? one.what : NULL, s->context));
+            MTBAL_TRY(s->refuse(node, rule || branches ? one.what : NULL, s->context));
         else if (status == MTBAL_UNSUPPORTED)
-            add_blocked(&blocked, &count, node, rule ? one.what : NULL);
+            add_blocked(&blocked, &count, node, rule || branches ? one.what : NULL);
         else if (status != MTBAL_OK)
             return one.status ? mtbal_fail(s->b->diag, status, one.where, one.hint, "%s", one.what)
                               : status;

@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-enum { MAX_DEPTH = 64, MAX_NODES = 1000000 };
+enum { MAX_DEPTH = 64, MAX_NODES = 200000 };
 
 typedef struct inliner {
     mtbal_model *model;

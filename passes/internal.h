@@ -77,6 +77,13 @@ typedef struct mtbal_cotangents {
 /* The sweep of one task goes on through the trunk, unweighted. */
 mtbal_status mtbal_continue_task(mtbal_context *c, int task);
 
+/* ------------------------------------------------------------------ branches.c */
+
+/* Does the node, or one of its subgraphs, read a value that `marked` [n], by value id, marks? */
+bool mtbal_reads(mtbal_node *node, const bool *marked, int n);
+/* The gradient of an If: adds to the cotangents of what its branches read. */
+mtbal_status mtbal_cross_if(mtbal_sweep *sweep, mtbal_node *node, mtbal_diag *diag);
+
 /* ------------------------------------------------------------------ fold.c */
 
 typedef struct mtbal_folder mtbal_folder; /* memory for folding nodes one by one */

@@ -82,27 +82,27 @@ static int list_uses(const mtbal_uses *uses, const mtbal_value *v, use *list)
 }
 
 /* One layer's own: the same part beside the same partner. Normalisations whose scale and bias were
- * both merged look alike: where all elements are alike, each is a layer of its own. */
-static bool same_layer(const use *a, const use *b, bool uniform)
+ * both merged look alike: each is a layer of its own. */
+static bool same_layer(const use *a, const use *b)
 {
     return a->part == b->part && a->partner == b->partner && a->part != PART_OTHER &&
-           !(uniform && is_normalization(a->node) && a->node != b->node);
+           !(is_normalization(a->node) && a->node != b->node);
 }
 
 /* Scales and biases of several layers in one initializer. What is only used otherwise (an embedding
  * that is also the last layer's weight) was tied by the model's author. */
-static bool is_tied(const use *list, int n, bool uniform)
+static bool is_tied(const use *list, int n)
 {
     bool parts = false;
     for (int i = 0; i < n; i++)
         parts = parts || list[i].part != PART_OTHER;
     for (int i = 1; i < n && parts; i++)
-        if (!same_layer(&list[0], &list[i], uniform))
+        if (!same_layer(&list[0], &list[i]))
             return true;
     return false;
 }
 
-typedef mtbal_status on_tie(mtbal_context *c, mtbal_value *v, const use *list, int n, bool uniform,
+typedef mtbal_status on_tie(mtbal_context *c, mtbal_value *v, const use *list, int n,
                             void *context);
 
 static mtbal_status each_tie(mtbal_context *c, on_tie *call, void *context)
@@ -122,9 +122,8 @@ static mtbal_status each_tie(mtbal_context *c, on_tie *call, void *context)
             break;
         }
         int n = list_uses(uses, v, list);
-        bool uniform = is_uniform(c->model, v->tensor);
-        if (is_tied(list, n, uniform))
-            status = call(c, v, list, n, uniform, context);
+        if (is_tied(list, n) && is_uniform(c->model, v->tensor))
+            status = call(c, v, list, n, context);
     }
     mtbal_arena_free(scratch);
     return status;
@@ -132,13 +131,12 @@ static mtbal_status each_tie(mtbal_context *c, on_tie *call, void *context)
 
 /* ------------------------------------------------------------------ the warning */
 
-static mtbal_status describe(mtbal_context *c, mtbal_value *v, const use *list, int n, bool uniform,
+static mtbal_status describe(mtbal_context *c, mtbal_value *v, const use *list, int n,
                              void *context)
 {
     mtbal_names *names = context;
     int parts[3] = {0};
     char text[300];
-    (void)uniform;
     for (int i = 0; i < n; i++)
         parts[list[i].part]++;
     snprintf(text, sizeof text, "%.160s (scale of %d, bias of %d, %d other uses)", v->name,
@@ -164,14 +162,14 @@ mtbal_status mtbal_warn_of_ties(mtbal_context *c)
 /* ------------------------------------------------------------------ --untie */
 
 /* Every layer but the first gets a copy of its own. */
-static mtbal_status separate(mtbal_context *c, mtbal_value *v, const use *list, int n, bool uniform,
+static mtbal_status separate(mtbal_context *c, mtbal_value *v, const use *list, int n,
                              void *context)
 {
     int *separated = context;
     MTBAL_TRY(mtbal_tensor_load(c->model, v->tensor, c->diag));
     for (int i = 1; i < n; i++) {
         int first = 0;
-        while (!same_layer(&list[first], &list[i], uniform) && first < i)
+        while (!same_layer(&list[first], &list[i]) && first < i)
             first++;
         if (first < i) {
             list[i].node->in[list[i].operand] = list[first].node->in[list[first].operand];
