@@ -34,14 +34,28 @@ typedef struct call {
     double flops;
 } call;
 
+/* Nodes that become one `chain` call (groups.c). */
+enum { GROUP_MEMBERS = 32 };
+typedef struct group {
+    struct group *next;
+    mtbal_dtype dtype; /* that it computes in */
+    int count, ninputs, room;
+    mtbal_node *members[GROUP_MEMBERS];
+    const mtbal_value *inputs[RT_CHAIN_INPUTS];
+    bool closed;
+} group;
+
 /* By value id. */
 typedef struct place {
     operand at;
     bool placed;
     bool used;    /* by what is computed (live.c) */
     bool refused; /* comes from a node that cannot be lowered: do not complain about its users */
-    mtbal_value *instead; /* the value that took its place */
-    const char *why;      /* its size is not known, for the message; or NULL */
+    mtbal_value *instead;  /* the value that took its place */
+    const char *why;       /* its size is not known, for the message; or NULL */
+    int uses, uses_inside; /* as operand or result; of those, in the same group */
+    group *group;
+    int code;             /* its number in the code of the group */
     mtbal_value *counted; /* NonZero of this value ... */
     bool counted_turned;  /* ... transposed */
     int nitems;           /* of a sequence whose length is known: */
@@ -94,6 +108,7 @@ typedef struct lowering {
     int64_t opset;     /* of the node being lowered */
     int64_t created;   /* nodes copied in so far */
     unrolling *unrollings;
+    group *groups;
     int nseeds; /* random calls so far */
 
     void *fold_scratch;
@@ -212,6 +227,9 @@ mtbal_status lower_narrow(lowering *l); /* at the end of the node */
 /* ------------------------------------------------------------------ fuse.c, memory.c, plan.c */
 
 mtbal_status lower_fuse(lowering *l);
+mtbal_status lower_count_uses(lowering *l);
+mtbal_status lower_group(lowering *l);
+mtbal_status lower_emit_group(lowering *l, group *g);
 /* Emits the node, or the group that ends with it, or nothing where it is inside a group. */
 mtbal_status lower_emit_fused(lowering *l, mtbal_node *node);
 mtbal_status lower_memory(lowering *l);

@@ -12,11 +12,33 @@ static operand widen(operand x, int rank)
     return op_view(x, rank, dims);
 }
 
+/* A (.., M, K) times one matrix, plus a row: all rows of A at once. fuse.c put the row there. */
+static mtbal_status with_bias(lowering *l, mtbal_node *node)
+{
+    operand a = op_in(l, node, 0), b = op_in(l, node, 1), c = op_in(l, node, 2);
+    operand y = op_out(l, node, 0);
+    int64_t k = a.dims[a.rank - 1], n = y.dims[y.rank - 1], rows = 1;
+    for (int d = 0; d < a.rank - 1; d++)
+        rows *= a.dims[d];
+    rt_gemm_op_attr at = {.alpha = 1,
+                          .beta = 1,
+                          .trans_b = mtbal_attr_i(node, "transB", 0) != 0,
+                          .relu = mtbal_attr_i(node, "relu", 0) != 0};
+    operand in[3] = {op_view(a, 2, (int64_t[]){rows, k}), b, op_view(c, 1, &n)};
+    operand out = op_view(y, 2, (int64_t[]){rows, n});
+    op_call_n(l, RT_KERNEL_gemm_op, &at, 3, in, 1, &out);
+    return MTBAL_OK;
+}
+
 mtbal_status lower_mat_mul(lowering *l, mtbal_node *node)
 {
+    if (op_given(node, 2))
+        return with_bias(l, node);
     operand a = op_in(l, node, 0), b = op_in(l, node, 1), y = op_out(l, node, 0);
     if (a.rank < 1 || b.rank < 1)
         return lower_refuse(l, node, "an operand is a scalar");
+    rt_matmul_attr at = {.trans_a = mtbal_attr_i(node, "transA", 0) != 0,
+                         .trans_b = mtbal_attr_i(node, "transB", 0) != 0};
     if (b.rank == 1)
         b = op_view(b, 2, (int64_t[]){b.dims[0], 1});
     a = a.rank == 1 ? widen(a, 2) : a;
@@ -26,9 +48,8 @@ mtbal_status lower_mat_mul(lowering *l, mtbal_node *node)
     b = widen(b, rank);
     for (int d = 0; d < rank - 2; d++)
         dims[d] = a.dims[d] == 1 ? b.dims[d] : a.dims[d];
-    dims[rank - 2] = a.dims[rank - 2];
-    dims[rank - 1] = b.dims[rank - 1];
-    rt_matmul_attr at = {.trans_a = 0, .trans_b = 0};
+    dims[rank - 2] = a.dims[rank - (at.trans_a ? 1 : 2)];
+    dims[rank - 1] = b.dims[rank - (at.trans_b ? 2 : 1)];
     operand in[2] = {a, b}, out = op_view(y, rank, dims);
     op_call_n(l, RT_KERNEL_matmul, &at, 2, in, 1, &out);
     return MTBAL_OK;
@@ -41,7 +62,8 @@ mtbal_status lower_gemm(lowering *l, mtbal_node *node)
     rt_gemm_op_attr a = {.alpha = mtbal_attr_f(node, "alpha", 1),
                          .beta = mtbal_attr_f(node, "beta", 1),
                          .trans_a = mtbal_attr_i(node, "transA", 0) != 0,
-                         .trans_b = mtbal_attr_i(node, "transB", 0) != 0};
+                         .trans_b = mtbal_attr_i(node, "transB", 0) != 0,
+                         .relu = mtbal_attr_i(node, "relu", 0) != 0};
     if (in[0].rank != 2 || in[1].rank != 2)
         return lower_refuse(l, node, "an operand is no matrix");
     op_call_n(l, RT_KERNEL_gemm_op, &a, 3, in, 1, &y);

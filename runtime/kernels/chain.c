@@ -196,7 +196,8 @@ static void store(const chain_job *j, int k, int64_t at, int n, view v)
                               : ((const float *)v.p)[i * v.step] != 0;
     } else if (v.step == 0) {
         for (int i = 0; i < n; i++)
-            memcpy((char *)t->data + (size_t)(at + i) * size, v.p, size);
+            if ((const char *)v.p != (const char *)t->data + (size_t)(at + i) * size)
+                memcpy((char *)t->data + (size_t)(at + i) * size, v.p, size);
     } else if (v.p != (char *)t->data + (size_t)at * size) {
         memcpy((char *)t->data + (size_t)at * size, v.p, (size_t)n * size);
     }

@@ -1,0 +1,523 @@
+/* lower/groups.c: groups of nodes that work element by element on one shape; each becomes one
+ * `chain` call, one pass over memory instead of one per node. */
+#include "lower/ops/ops.h"
+
+#include <string.h>
+
+/* A group grows while the graph is walked in order. It is closed when a node outside reads one of
+ * its values: that node needs them, so nothing that comes later can be part of the group, which
+ * runs where its last member stood. */
+
+typedef struct chain_builder { /* the code of a group, as the kernel wants it */
+    lowering *l;
+    group *g;
+    rt_chain_attr at;
+    operand in[RT_CHAIN_INPUTS], out[RT_CHAIN_OUTPUTS];
+    const mtbal_value *inputs[RT_CHAIN_INPUTS]; /* NULL: a number */
+    bool full;
+} chain_builder;
+
+bool op_unary_of(const mtbal_node *node, rt_unary_attr *at);
+int op_binary_of(const mtbal_node *node);
+
+/* ------------------------------------------------------------------ what may be in a group */
+
+static bool chain_has_unary(int op)
+{
+    static const int ops[] = {RT_ABS,
+                              RT_NEG,
+                              RT_SIGN,
+                              RT_FLOOR,
+                              RT_CEIL,
+                              RT_ROUND,
+                              RT_SQRT,
+                              RT_RECIPROCAL,
+                              RT_EXP,
+                              RT_LOG,
+                              RT_SIN,
+                              RT_COS,
+                              RT_TANH,
+                              RT_ERF,
+                              RT_SIGMOID,
+                              RT_RELU,
+                              RT_LEAKY_RELU,
+                              RT_ELU,
+                              RT_SOFTPLUS,
+                              RT_GELU,
+                              RT_GELU_TANH,
+                              RT_SWISH,
+                              RT_THRESHOLDED_RELU,
+                              RT_HARD_SIGMOID,
+                              RT_NOT,
+                              RT_IS_NAN};
+    for (size_t i = 0; i < sizeof ops / sizeof *ops; i++)
+        if (ops[i] == op)
+            return true;
+    return false;
+}
+
+static bool chain_has_binary(int op)
+{
+    return op >= 0 && op <= RT_PRELU && op != RT_MOD && op != RT_FMOD;
+}
+
+static bool is_update(const mtbal_node *node)
+{
+    return !strcmp(node->domain, "mtbal") &&
+           (!strcmp(node->op, "SGDUpdate") || !strcmp(node->op, "MomentumUpdate") ||
+            !strcmp(node->op, "AdamUpdate") || !strcmp(node->op, "AdamWUpdate"));
+}
+
+static bool known_op(const mtbal_node *node)
+{
+    rt_unary_attr at;
+    if (is_update(node) || mtbal_node_is(node, "Where") || mtbal_node_is(node, "Cast") ||
+        mtbal_node_is(node, "CastLike") ||
+        (mtbal_node_is(node, "Clip") && !mtbal_attr_find(node, "min") &&
+         !mtbal_attr_find(node, "max")))
+        return true;
+    if (op_unary_of(node, &at))
+        return chain_has_unary(at.op);
+    return chain_has_binary(op_binary_of(node)) && !mtbal_attr_find(node, "axis");
+}
+
+static bool is_float_type(mtbal_dtype d)
+{
+    return d == MTBAL_FLOAT || d == MTBAL_DOUBLE;
+}
+
+/* The one float type that the node computes in, all else being bool; MTBAL_UNDEFINED: it may not be
+ * in a group. Nodes on bools alone give MTBAL_BOOL. */
+static mtbal_dtype computing_type(lowering *l, const mtbal_node *node)
+{
+    mtbal_dtype found = MTBAL_BOOL;
+    if (!known_op(node) || !node->nout || !node->out[0])
+        return MTBAL_UNDEFINED;
+    for (int i = 0; i < node->nin + node->nout; i++) {
+        const mtbal_value *v = i < node->nin ? node->in[i] : node->out[i - node->nin];
+        /* the second operand of CastLike only gives its type */
+        if (!v || (i == 1 && i < node->nin && mtbal_node_is(node, "CastLike")))
+            continue;
+        const place *p = lower_place(l, v);
+        if (!p || p->why || p->refused || !mtbal_shape_known(&v->type) || v->type.rank < 0 ||
+            v->type.rank > RT_MAX_RANK)
+            return MTBAL_UNDEFINED;
+        if (v->type.dtype == MTBAL_BOOL)
+            continue;
+        if (!is_float_type(v->type.dtype) || (found != MTBAL_BOOL && found != v->type.dtype))
+            return MTBAL_UNDEFINED;
+        found = v->type.dtype;
+    }
+    return found;
+}
+
+/* The same elements in the same order: equal dims but for leading ones. */
+static bool same_shape(const mtbal_type *a, const mtbal_type *b)
+{
+    int r = a->rank > b->rank ? a->rank : b->rank;
+    for (int d = 1; d <= r; d++)
+        if ((d <= a->rank ? a->dims[a->rank - d].size : 1) !=
+            (d <= b->rank ? b->dims[b->rank - d].size : 1))
+            return false;
+    return true;
+}
+
+/* All outputs of a node have the shape of the first. */
+static bool one_shape(const mtbal_node *node)
+{
+    for (int i = 1; i < node->nout; i++)
+        if (node->out[i] && !same_shape(&node->out[i]->type, &node->out[0]->type))
+            return false;
+    return true;
+}
+
+/* ------------------------------------------------------------------ writing code */
+
+static int operand_index(chain_builder *c, const mtbal_value *v, operand x)
+{
+    for (int i = 0; i < c->at.nin; i++)
+        if (v ? c->inputs[i] == v : x.cell >= 0 && c->in[i].cell == x.cell)
+            return i;
+    if (c->at.nin == RT_CHAIN_INPUTS) {
+        c->full = true;
+        return 0;
+    }
+    c->inputs[c->at.nin] = v;
+    c->in[c->at.nin] = x;
+    return c->at.nin++;
+}
+
+/* Results are numbered from RESULT on until the number of inputs is known. */
+enum { RESULT = 1000 };
+
+static int emit_code(chain_builder *c, int op, int a, int b, int w)
+{
+    if (c->at.ncode == RT_CHAIN_CODE) {
+        c->full = true;
+        return RESULT;
+    }
+    int32_t *code = &c->at.code[4 * c->at.ncode];
+    code[0] = op;
+    code[1] = a;
+    code[2] = b;
+    code[3] = w;
+    return RESULT + c->at.ncode++;
+}
+
+static int binary(chain_builder *c, int op, int a, int b)
+{
+    return emit_code(c, RT_CHAIN_BINARY + op, a, b, -1);
+}
+
+static int number(chain_builder *c, double x)
+{
+    return operand_index(c, NULL, op_scalar(c->l, c->at.is_double ? RT_F64 : RT_F32, x));
+}
+
+/* The operand of a value: a result of this group, or an input. */
+static int value_index(chain_builder *c, const mtbal_value *v)
+{
+    const place *p = lower_place(c->l, v);
+    if (p->group == c->g && p->code >= 0)
+        return p->code;
+    return operand_index(c, v, op_of_value(c->l, v));
+}
+
+static int operand_of(chain_builder *c, const mtbal_node *node, int i)
+{
+    return op_given(node, i) ? value_index(c, node->in[i]) : -1;
+}
+
+static void set_result(chain_builder *c, const mtbal_value *v, int index)
+{
+    place *p = v ? lower_place(c->l, v) : NULL;
+    if (p)
+        p->code = index;
+}
+
+/* p - lr g; or through the momentum m' = mu m + g. */
+static void momentum_code(chain_builder *c, const mtbal_node *node)
+{
+    bool plain = !strcmp(node->op, "SGDUpdate");
+    int p = operand_of(c, node, 0), g = operand_of(c, node, 1);
+    int lr = operand_of(c, node, plain ? 2 : 3), step = g;
+    if (!plain) {
+        step =
+            binary(c, RT_ADD, binary(c, RT_MUL, operand_of(c, node, 4), operand_of(c, node, 2)), g);
+        set_result(c, op_wants(node, 1) ? node->out[1] : NULL, step);
+    }
+    set_result(c, op_wants(node, 0) ? node->out[0] : NULL,
+               binary(c, RT_SUB, p, binary(c, RT_MUL, lr, step)));
+}
+
+/* (p, g, m, v, lr, beta1, beta2, eps, c1, c2 [, decay]): as the kernel adam_update computes it. */
+static void adam_code(chain_builder *c, const mtbal_node *node)
+{
+    int x[11], one = number(c, 1);
+    for (int i = 0; i < 11; i++)
+        x[i] = operand_of(c, node, i);
+    int a1 = binary(c, RT_SUB, one, x[5]), a2 = binary(c, RT_SUB, one, x[6]);
+    int m = binary(c, RT_ADD, binary(c, RT_MUL, x[5], x[2]), binary(c, RT_MUL, a1, x[1]));
+    int gg = binary(c, RT_MUL, x[1], x[1]);
+    int v = binary(c, RT_ADD, binary(c, RT_MUL, x[6], x[3]), binary(c, RT_MUL, a2, gg));
+    int root = emit_code(c, RT_SQRT, binary(c, RT_DIV, v, x[9]), -1, -1);
+    int rate = binary(c, RT_DIV, x[4], x[8]), p = x[0];
+    int step = binary(c, RT_DIV, binary(c, RT_MUL, rate, m), binary(c, RT_ADD, root, x[7]));
+    if (x[10] >= 0)
+        p = binary(c, RT_MUL, binary(c, RT_SUB, one, binary(c, RT_MUL, x[4], x[10])), p);
+    const int results[3] = {binary(c, RT_SUB, p, step), m, v};
+    for (int i = 0; i < 3; i++)
+        set_result(c, op_wants(node, i) ? node->out[i] : NULL, results[i]);
+}
+
+static int unary_code(chain_builder *c, const mtbal_node *node, const rt_unary_attr *at)
+{
+    bool alpha = at->op == RT_LEAKY_RELU || at->op == RT_ELU || at->op == RT_SWISH ||
+                 at->op == RT_THRESHOLDED_RELU || at->op == RT_HARD_SIGMOID;
+    int a = alpha ? number(c, at->alpha) : -1;
+    int b = at->op == RT_HARD_SIGMOID ? number(c, at->beta) : -1;
+    return emit_code(c, RT_CHAIN_UNARY + at->op, operand_of(c, node, 0), a, b);
+}
+
+/* A truth value is 1 or 0 already; a number is true when it is not 0. */
+static int cast_code(chain_builder *c, const mtbal_node *node)
+{
+    int x = operand_of(c, node, 0);
+    bool from_bool = node->in[0]->type.dtype == MTBAL_BOOL;
+    bool to_bool = node->out[0]->type.dtype == MTBAL_BOOL;
+    if (to_bool && !from_bool)
+        return binary(c, RT_AND, x, x);
+    /* the same number: of a truth value its absolute, of any other -(-x) */
+    return from_bool ? emit_code(c, RT_CHAIN_UNARY + RT_ABS, x, -1, -1)
+                     : emit_code(c, RT_CHAIN_UNARY + RT_NEG,
+                                 emit_code(c, RT_CHAIN_UNARY + RT_NEG, x, -1, -1), -1, -1);
+}
+
+static void node_code(chain_builder *c, const mtbal_node *node)
+{
+    rt_unary_attr at;
+    int op = op_binary_of(node), y;
+    if (is_update(node)) {
+        if (node->op[0] == 'A')
+            adam_code(c, node);
+        else
+            momentum_code(c, node);
+        return;
+    }
+    if (mtbal_node_is(node, "Where")) {
+        y = emit_code(c, RT_CHAIN_WHERE, operand_of(c, node, 0), operand_of(c, node, 1),
+                      operand_of(c, node, 2));
+    } else if (mtbal_node_is(node, "Cast") || mtbal_node_is(node, "CastLike")) {
+        y = cast_code(c, node);
+    } else if (mtbal_node_is(node, "Clip")) {
+        y = operand_of(c, node, 0);
+        if (op_given(node, 1))
+            y = binary(c, RT_MAX, y, operand_of(c, node, 1));
+        if (op_given(node, 2) || y < RESULT)
+            y = binary(c, RT_MIN, y, op_given(node, 2) ? operand_of(c, node, 2) : y);
+    } else if (op_unary_of(node, &at)) {
+        y = unary_code(c, node, &at);
+    } else {
+        y = operand_of(c, node, 0);
+        for (int i = 1; i < node->nin; i++)
+            y = binary(c, op, y, operand_of(c, node, i));
+        if (mtbal_node_is(node, "Mean"))
+            y = binary(c, RT_DIV, y, number(c, node->nin));
+        if (y < RESULT)
+            y = binary(c, RT_MAX, y, y);
+    }
+    set_result(c, node->out[0], y);
+}
+
+/* ------------------------------------------------------------------ the limits of a group */
+
+/* Room that a node takes at most: instructions and inputs. */
+static int room_of(const mtbal_node *node)
+{
+    if (!is_update(node))
+        return node->nin + 2;
+    return node->op[0] == 'A' ? 20 : 5;
+}
+
+static bool is_input(const group *g, const mtbal_value *v)
+{
+    for (int i = 0; i < g->ninputs; i++)
+        if (g->inputs[i] == v)
+            return true;
+    return false;
+}
+
+static bool made_in(lowering *l, const group *g, const mtbal_value *v)
+{
+    return lower_place(l, v)->group == g;
+}
+
+static int new_inputs(lowering *l, const group *g, const mtbal_node *node)
+{
+    int n = 0;
+    for (int i = 0; i < node->nin; i++)
+        n += node->in[i] && !made_in(l, g, node->in[i]) && !is_input(g, node->in[i]);
+    return n;
+}
+
+/* Results that are needed outside: their uses inside do not cover all. */
+static int needed_outside(lowering *l, const group *g)
+{
+    int n = 0;
+    for (int i = 0; i < g->count; i++)
+        for (int k = 0; k < g->members[i]->nout; k++) {
+            const mtbal_value *v = g->members[i]->out[k];
+            const place *p = v ? lower_place(l, v) : NULL;
+            n += p && p->uses > p->uses_inside;
+        }
+    return n;
+}
+
+static void put_member(lowering *l, group *g, mtbal_node *node)
+{
+    for (int i = 0; i < node->nin; i++) {
+        mtbal_value *v = node->in[i];
+        if (!v)
+            continue;
+        if (made_in(l, g, v))
+            lower_place(l, v)->uses_inside++;
+        else if (!is_input(g, v) && g->ninputs < RT_CHAIN_INPUTS)
+            g->inputs[g->ninputs++] = v;
+    }
+    for (int i = 0; i < node->nout; i++)
+        if (node->out[i])
+            lower_place(l, node->out[i])->group = g;
+    g->members[g->count++] = node;
+    g->room += room_of(node);
+}
+
+/* Takes the last member out again. */
+static void take_back(lowering *l, group *g, const mtbal_node *node, int ninputs)
+{
+    for (int i = 0; i < node->nout; i++)
+        if (node->out[i])
+            lower_place(l, node->out[i])->group = NULL;
+    for (int i = 0; i < node->nin; i++)
+        if (node->in[i] && made_in(l, g, node->in[i]))
+            lower_place(l, node->in[i])->uses_inside--;
+    g->count--;
+    g->ninputs = ninputs;
+    g->room -= room_of(node);
+}
+
+static bool join(lowering *l, group *g, mtbal_node *node, mtbal_dtype dtype)
+{
+    const mtbal_value *shown = g->members[0]->out[0];
+    bool types_fit = dtype == MTBAL_BOOL || g->dtype == MTBAL_BOOL || g->dtype == dtype;
+    if (g->closed || !types_fit || !same_shape(&shown->type, &node->out[0]->type) ||
+        g->room + room_of(node) > RT_CHAIN_CODE ||
+        g->ninputs + new_inputs(l, g, node) > RT_CHAIN_INPUTS - 3 || g->count == GROUP_MEMBERS)
+        return false;
+    int ninputs = g->ninputs;
+    put_member(l, g, node);
+    if (needed_outside(l, g) > RT_CHAIN_OUTPUTS) {
+        take_back(l, g, node, ninputs);
+        return false;
+    }
+    if (g->dtype == MTBAL_BOOL)
+        g->dtype = dtype;
+    return true;
+}
+
+/* ------------------------------------------------------------------ the walk */
+
+static void close_all(lowering *l)
+{
+    for (group *g = l->groups; g; g = g->next)
+        g->closed = true;
+}
+
+/* Groups that the node reads from are complete. */
+static void close_read(lowering *l, const mtbal_node *node, const group *but)
+{
+    for (int i = 0; i < node->nin; i++) {
+        group *g = node->in[i] ? lower_place(l, node->in[i])->group : NULL;
+        if (g && g != but)
+            g->closed = true;
+    }
+}
+
+static group *open_group(lowering *l, mtbal_node *node, mtbal_dtype dtype)
+{
+    group *g = mtbal_arena_alloc(l->arena, sizeof *g);
+    if (!g)
+        return NULL;
+    g->dtype = dtype;
+    g->next = l->groups;
+    l->groups = g;
+    put_member(l, g, node);
+    return g;
+}
+
+/* The group of one of the node's inputs that it may join; all others it reads are closed first. */
+static mtbal_status place_node(lowering *l, mtbal_node *node, mtbal_dtype dtype)
+{
+    for (int i = 0; i < node->nin; i++) {
+        group *g = node->in[i] ? lower_place(l, node->in[i])->group : NULL;
+        if (!g || g->closed)
+            continue;
+        close_read(l, node, g);
+        if (!g->closed && join(l, g, node, dtype))
+            return MTBAL_OK;
+        g->closed = true;
+    }
+    return open_group(l, node, dtype) ? MTBAL_OK : mtbal_no_memory(l->diag);
+}
+
+static bool holds_graph(const mtbal_node *node)
+{
+    for (const mtbal_attr *a = node->attrs; a; a = a->next)
+        if (a->kind == MTBAL_ATTR_GRAPH)
+            return true;
+    return false;
+}
+
+mtbal_status lower_group(lowering *l)
+{
+    for (mtbal_node *node = l->graph->first; node; node = node->next) {
+        mtbal_dtype dtype = MTBAL_UNDEFINED;
+        if (lower_opset(l, node) >= 7 && one_shape(node))
+            dtype = computing_type(l, node);
+        bool grouped = dtype != MTBAL_UNDEFINED && mtbal_shape_count(&node->out[0]->type) > 0;
+        if (holds_graph(node))
+            close_all(l);
+        if (!grouped)
+            close_read(l, node, NULL);
+        else
+            MTBAL_TRY(place_node(l, node, dtype));
+    }
+    return MTBAL_OK;
+}
+
+/* ------------------------------------------------------------------ emitting */
+
+/* Members one by one, where the code does not fit after all. */
+static mtbal_status emit_apart(lowering *l, const group *g)
+{
+    for (int i = 0; i < g->count; i++)
+        MTBAL_TRY(lower_emit_node(l, g->members[i]));
+    return MTBAL_OK;
+}
+
+static mtbal_status set_outputs(chain_builder *c)
+{
+    lowering *l = c->l;
+    for (int i = 0; i < c->g->count; i++)
+        for (int k = 0; k < c->g->members[i]->nout; k++) {
+            const mtbal_node *node = c->g->members[i];
+            const mtbal_value *v = node->out[k];
+            const place *p = v ? lower_place(l, v) : NULL;
+            if (!p || p->uses <= p->uses_inside)
+                continue;
+            if (c->at.nout == RT_CHAIN_OUTPUTS) {
+                c->full = true;
+                return MTBAL_OK;
+            }
+            c->at.result[c->at.nout] = p->code - RESULT;
+            c->out[c->at.nout++] = op_out(l, node, k);
+        }
+    return l->status;
+}
+
+static bool any_refused(lowering *l, const group *g)
+{
+    for (int i = 0; i < g->ninputs; i++)
+        if (lower_is_refused(l, g->inputs[i]))
+            return true;
+    return false;
+}
+
+mtbal_status lower_emit_group(lowering *l, group *g)
+{
+    chain_builder c = {.l = l, .g = g};
+    const mtbal_node *last = g->members[g->count - 1];
+    if (any_refused(l, g))
+        return emit_apart(l, g);
+    l->label = mtbal_arena_printf(l->plan->arena, "%s", lower_label(last));
+    if (!l->label)
+        return mtbal_no_memory(l->diag);
+    l->wide = 0;
+    c.at.is_double = g->dtype == MTBAL_DOUBLE;
+    for (int i = 0; i < g->count; i++)
+        for (int k = 0; k < g->members[i]->nout; k++)
+            set_result(&c, g->members[i]->out[k], -1);
+    for (int i = 0; i < g->count && !c.full; i++)
+        node_code(&c, g->members[i]);
+    if (!c.full)
+        MTBAL_TRY(set_outputs(&c));
+    MTBAL_TRY(l->status);
+    if (c.full || !c.at.nout)
+        return emit_apart(l, g);
+    for (int i = 0; i < 4 * c.at.ncode; i++)
+        if (i % 4 && c.at.code[i] >= RESULT)
+            c.at.code[i] += c.at.nin - RESULT;
+    for (int i = 0; i < c.at.nout; i++)
+        c.at.result[i] += c.at.nin;
+    op_call_n(l, RT_KERNEL_chain, &c.at, c.at.nin, c.in, c.at.nout, c.out);
+    return l->status;
+}
