@@ -14,7 +14,8 @@ BIN     ?= bin
 WARN    := -Wall -Wextra -Wpedantic
 MODE    :=# extra flags of a variant: sanitizers, -Werror
 CPP     := -I. -I$(BUILD)/gen -D_POSIX_C_SOURCE=200809L -D_DEFAULT_SOURCE
-ALL_C   := $(CPP) -std=c11 $(WARN) $(CFLAGS) $(MODE)
+KERNEL  :=
+ALL_C    = $(CPP) -std=c11 $(WARN) $(CFLAGS) $(KERNEL) $(MODE)
 LIBS    := -lprotobuf-c -lz -lm -lpthread
 Q       := $(if $(V),,@)
 
@@ -93,7 +94,7 @@ $(filter $(BUILD)/onnxio/%,$(OBJECTS)) $(TEST_O): $(BUILD)/gen/onnx/onnx.pb-c.c
 
 # Kernels: optimised also in a debugging build; no -ffast-math, so that results are IEEE's. Fused multiply-add only where a
 # kernel asks for it: the same bits from every compiler.
-$(BUILD)/runtime/%.o: CFLAGS += -O3 -fno-math-errno -fno-trapping-math -ffp-contract=off
+$(BUILD)/runtime/%.o: KERNEL := -O3 -fno-math-errno -fno-trapping-math -ffp-contract=off
 
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
