@@ -125,10 +125,11 @@ mtbal_status shape_set_content(mtbal_infer *s, int i, int n, const mtbal_dim *co
 /* ------------------------------------------------------------------ contents */
 
 /* The constant that a value holds, loaded; NULL when it holds none or one of more than `most`
- * elements. */
+ * elements. Before IR 4 every initializer had to be listed as an input. */
 static const mtbal_tensor *constant(const mtbal_infer *s, const mtbal_value *v, int most)
 {
-    mtbal_tensor *t = v && !v->is_input ? v->tensor : NULL;
+    bool fixed = v && (!v->is_input || s->model->ir_version < 4);
+    mtbal_tensor *t = fixed ? v->tensor : NULL;
     if (!t || t->count > most || mtbal_tensor_load(s->model, t, NULL) != MTBAL_OK)
         return NULL;
     return t->data || t->count == 0 ? t : NULL;
