@@ -132,6 +132,8 @@ static mtbal_status fuse_products(lowering *l)
 {
     for (mtbal_node *node = l->graph->first, *next; node; node = next) {
         next = node->next;
+        if (!node->nout || !node->out[0])
+            continue;
         bool product = mtbal_node_is(node, "MatMul") || mtbal_node_is(node, "Gemm");
         if (product && is_float(node->out[0])) {
             MTBAL_TRY(take_transpose(node, 0));

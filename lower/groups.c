@@ -125,7 +125,7 @@ static bool same_shape(const mtbal_type *a, const mtbal_type *b)
 /* All outputs of a node have the shape of the first. */
 static bool one_shape(const mtbal_node *node)
 {
-    for (int i = 1; i < node->nout; i++)
+    for (int i = 1; i < node->nout && node->out[0]; i++)
         if (node->out[i] && !same_shape(&node->out[i]->type, &node->out[0]->type))
             return false;
     return true;

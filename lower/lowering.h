@@ -233,6 +233,7 @@ mtbal_status lower_emit_group(lowering *l, group *g);
 /* Emits the node, or the group that ends with it, or nothing where it is inside a group. */
 mtbal_status lower_emit_fused(lowering *l, mtbal_node *node);
 mtbal_status lower_memory(lowering *l);
+void lower_schedule(lowering *l); /* schedule.c: wants the cells' lifetimes */
 mtbal_status lower_make_plan(lowering *l);
 /* Whether the kernel may write output `out` over input `in`. inplace.c */
 bool lower_in_place(int kernel, int in, int out);

@@ -373,6 +373,8 @@ static void line_up(lowering *l, int region)
 mtbal_status lower_memory(lowering *l)
 {
     lifetimes(l);
+    lower_schedule(l);
+    lifetimes(l);
     MTBAL_TRY(write_states(l));
     write_in_place(l);
     MTBAL_TRY(pack(l));

@@ -28,7 +28,10 @@ static void print_field(FILE *to, const rt_field *f, const unsigned char *attr)
         fprintf(to, "%.9g", (double)*(const float *)at);
     else if (f->type == 'D')
         fprintf(to, "%.17g", *(const double *)at);
-    for (int i = 0; f->type == 'A' && i < f->count; i++)
+    int n = f->type == 'A' ? f->count : 0;
+    while (n > 1 && ((const int32_t *)at)[n - 1] == 0) /* zeros at the end say nothing */
+        n--;
+    for (int i = 0; i < n; i++)
         fprintf(to, "%s%d", i ? "," : "", ((const int32_t *)at)[i]);
 }
 
