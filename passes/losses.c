@@ -71,20 +71,28 @@ static mtbal_value *nll(mtbal_builder *b, const loss_spec *l)
     return class_loss(b, l, "NegativeLogLikelihoodLoss");
 }
 
-/* With s = log(1 + e^-|p|), which neither overflows nor cancels: -log sigmoid(p) = max(-p, 0) + s,
- * -log(1 - sigmoid(p)) = max(p, 0) + s. Mean of w t (first) + (1 - t) (second), w the weight. */
+/* log(1 + e^-|p|), which neither overflows nor cancels. ONNX Runtime has Softplus of floats only.
+ */
+static mtbal_value *soft(mtbal_builder *b, const loss_spec *l)
+{
+    mtbal_value *minus = mtbal_emit(b, "Neg", mtbal_emit(b, "Abs", l->pred));
+    if (l->pred->type.dtype != MTBAL_DOUBLE)
+        return mtbal_emit(b, "Softplus", minus);
+    return mtbal_emit(b, "Log", mtbal_emit(b, "Add", scalar(b, l, 1), mtbal_emit(b, "Exp", minus)));
+}
+
+/* -log sigmoid(p) = max(-p, 0) + s, -log(1 - sigmoid(p)) = max(p, 0) + s. Mean of w t (first) + (1
+ * - t) (second), w the weight. */
 static mtbal_value *bce_logits(mtbal_builder *b, const loss_spec *l)
 {
-    mtbal_value *p = l->pred, *t = l->label;
-    mtbal_value *minus = mtbal_emit(b, "Neg", p);
-    mtbal_value *s = mtbal_emit(b, "Softplus", mtbal_emit(b, "Neg", mtbal_emit(b, "Abs", p)));
+    mtbal_value *p = l->pred, *t = l->label, *s = soft(b, l);
     if (!l->weight) /* max(p, 0) - p t + s */
         return mean(b, mtbal_emit(b, "Add",
                                   mtbal_emit(b, "Sub", mtbal_emit(b, "Relu", p),
                                              mtbal_emit(b, "Mul", p, t)),
                                   s));
     mtbal_value *one = scalar(b, l, 1);
-    mtbal_value *positive = mtbal_emit(b, "Add", mtbal_emit(b, "Relu", minus), s);
+    mtbal_value *positive = mtbal_emit(b, "Add", mtbal_emit(b, "Relu", mtbal_emit(b, "Neg", p)), s);
     mtbal_value *negative = mtbal_emit(b, "Add", mtbal_emit(b, "Relu", p), s);
     mtbal_value *first = mtbal_emit(b, "Mul", mtbal_emit(b, "Mul", l->weight, t), positive);
     mtbal_value *second = mtbal_emit(b, "Mul", mtbal_emit(b, "Sub", one, t), negative);
