@@ -111,36 +111,45 @@ static double element(const rt_tensor *t, int64_t i)
             }                             \
         }                                 \
         break;
-/* One instruction over a block of n elements. */
-#define INSTRUCTION(T)                                                                    \
-    const T *p = (const T *)v[0].p, *q = (const T *)v[1].p, *w = (const T *)v[2].p;       \
-    const T a = q ? q[0] : 0, b = w ? w[0] : 0;                                           \
-    T *r = (T *)result;                                                                   \
-    (void)a, (void)b;                                                                     \
-    switch (op) {                                                                         \
-        OPS case RT_CHAIN_WHERE                                                           \
-            : if (v[0].step && v[1].step && v[2].step) for (int i = 0; i < n; i++) r[i] = \
-                  p[i] != 0 ? q[i] : w[i];                                                \
-        else for (int i = 0; i < n; i++) r[i] =                                           \
-            p[i * v[0].step] != 0 ? q[i * v[1].step] : w[i * v[2].step];                  \
-        break;                                                                            \
-    default:                                                                              \
-        break;                                                                            \
+/* The choice between two operands, each of which may be one element for all. */
+#define RUN_WHERE                                                           \
+    case RT_CHAIN_WHERE: {                                                  \
+        const int s = v[0].step;                                            \
+        if (s && v[1].step && v[2].step)                                    \
+            for (int i = 0; i < n; i++)                                     \
+                r[i] = p[i] != 0 ? q[i] : w[i];                             \
+        else if (s && v[1].step)                                            \
+            for (int i = 0; i < n; i++)                                     \
+                r[i] = p[i] != 0 ? q[i] : b;                                \
+        else if (s && v[2].step)                                            \
+            for (int i = 0; i < n; i++)                                     \
+                r[i] = p[i] != 0 ? a : w[i];                                \
+        else                                                                \
+            for (int i = 0; i < n; i++)                                     \
+                r[i] = p[i * s] != 0 ? q[i * v[1].step] : w[i * v[2].step]; \
+        break;                                                              \
+    }
+/* One instruction over a block of n elements; a and b are its second and third operand where they
+ * are one element for all. */
+#define INSTRUCTION(OPS)                                                            \
+    const T *p = (const T *)v[0].p, *q = (const T *)v[1].p, *w = (const T *)v[2].p; \
+    const T a = q ? q[0] : 0, b = w ? w[0] : 0;                                     \
+    T *r = (T *)result;                                                             \
+    (void)a, (void)b;                                                               \
+    switch (op) {                                                                   \
+        OPS RUN_WHERE default : break;                                              \
     }
 
-#define OPS UNARY_OPS(F32) BINARY_OPS(F32)
-#define T   float
+#define T float
 static void run_f32(int op, const view *v, void *result, int n)
 {
-    INSTRUCTION(float)
+    INSTRUCTION(UNARY_OPS(F32) BINARY_OPS(F32))
 }
-#undef OPS
 #undef T
-#define OPS UNARY_OPS(F64) BINARY_OPS(F64)
-#define T   double
+#define T double
 static void run_f64(int op, const view *v, void *result, int n)
 {
-    INSTRUCTION(double)
+    INSTRUCTION(UNARY_OPS(F64) BINARY_OPS(F64))
 }
 #undef T
 
@@ -203,15 +212,42 @@ static void store(const chain_job *j, int k, int64_t at, int n, view v)
     }
 }
 
-/* Where the last instruction may write its results: the output itself, which no other instruction
- * reads any more in this block. */
+/* Where the last instruction writes: the output itself, unless that lies over an operand, where
+ * compilers would not vectorise. */
 static char *target_of(const chain_job *j, int c, int64_t at, char *otherwise)
 {
-    size_t size = j->at->is_double ? 8 : 4;
-    for (int k = 0; k < j->at->nout && c == j->at->ncode - 1; k++)
-        if (j->at->result[k] == j->at->nin + c && j->out[k].dtype != RT_BOOL && j->at->nout == 1)
-            return (char *)j->out[k].data + (size_t)at * size;
-    return otherwise;
+    const rt_chain_attr *a = j->at;
+    if (c != a->ncode - 1 || a->nout != 1 || a->result[0] != a->nin + c ||
+        j->out[0].dtype == RT_BOOL)
+        return otherwise;
+    for (int k = 0; k < a->nin; k++)
+        if (j->in[k].data == j->out[0].data)
+            return otherwise;
+    return (char *)j->out[0].data + (size_t)at * (a->is_double ? 8 : 4);
+}
+
+/* Instruction c over a block of n elements; `to` is room for its result. */
+static view run_one(const chain_job *j, int c, const view *views, char *to, int n)
+{
+    const int32_t *code = &j->at->code[4 * c];
+    view v[3] = {{NULL, 0}, {NULL, 0}, {NULL, 0}}, result = {to, 1};
+    int alike = 1;
+    for (int k = 0; k < 3; k++)
+        if (code[1 + k] >= 0) {
+            v[k] = views[code[1 + k]];
+            alike = alike && v[k].step == 0;
+        }
+    /* a choice that is one for all is one of the operands; with several outputs, which may lie over
+     * operands, it is copied all the same */
+    if (code[0] == RT_CHAIN_WHERE && v[0].step == 0 && j->at->nout == 1) {
+        int yes = j->at->is_double ? *(const double *)v[0].p != 0 : *(const float *)v[0].p != 0;
+        return yes ? v[1] : v[2];
+    }
+    /* operands that are one for all give a result that is */
+    int m = code[0] < RT_CHAIN_BINARY ? (v[0].step ? n : 1) : alike ? 1 : n;
+    (j->at->is_double ? run_f64 : run_f32)(code[0], v, to, m);
+    result.step = m == 1 && n > 1 ? 0 : 1;
+    return result;
 }
 
 static void chain_range(void *context, int64_t first, int64_t last, int thread)
@@ -236,23 +272,9 @@ static void chain_range(void *context, int64_t first, int64_t last, int thread)
         for (int k = 0; k < at->nin; k++)
             if (j->run[k] >= 0)
                 views[k] = load(j, k, i, n, space + (size_t)k * size);
-        for (int c = 0; c < at->ncode; c++) {
-            const int32_t *code = &at->code[4 * c];
-            char *to = target_of(j, c, i, space + (size_t)(at->nin + c) * size);
-            view v[3] = {{NULL, 0}, {NULL, 0}, {NULL, 0}};
-            int alike = 1;
-            for (int k = 0; k < 3; k++)
-                if (code[1 + k] >= 0) {
-                    v[k] = views[code[1 + k]];
-                    alike = alike && v[k].step == 0;
-                }
-            int unary = code[0] < RT_CHAIN_BINARY;
-            /* an operand that is one for all gives a result that is one for all */
-            int m = unary ? (v[0].step ? n : 1) : alike ? 1 : n;
-            (at->is_double ? run_f64 : run_f32)(code[0], v, to, m);
-            views[at->nin + c].p = to;
-            views[at->nin + c].step = m == 1 && n > 1 ? 0 : 1;
-        }
+        for (int c = 0; c < at->ncode; c++)
+            views[at->nin + c] =
+                run_one(j, c, views, target_of(j, c, i, space + (size_t)(at->nin + c) * size), n);
         for (int k = 0; k < at->nout; k++)
             store(j, k, i, n, views[at->result[k]]);
     }

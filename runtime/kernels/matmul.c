@@ -1,6 +1,8 @@
 /* runtime/kernels/matmul.c: MatMul and Gemm. */
 #include "runtime/gemm.h"
 
+#include <string.h>
+
 /* matmul: A (.., M, K), B (.., K, N), Y (.., M, N) of one rank >= 2; batch axes broadcast. trans_a:
  * A is (.., K, M); trans_b: B is
  * (.., N, K). When B is one matrix and A is not transposed, the batch joins the rows. */
@@ -44,19 +46,24 @@ void rt_matmul(const rt_env *env, const void *attr, const rt_tensor *in, const r
     }
 }
 
-#define FILL(T)                                          \
-    {                                                    \
-        const T *from = (const T *)c->data;              \
-        T *to = (T *)y->data;                            \
-        for (int64_t i = 0; i < m; i++)                  \
-            for (int64_t j = 0; j < n; j++)              \
-                to[i * n + j] = from[i * row + j * col]; \
+/* Y = C, broadcast: a row for all (row 0), a column for all (col 0), one number, or all of it. */
+#define FILL(T)                                                            \
+    {                                                                      \
+        const T *from = (const T *)c->data;                                \
+        T *to = (T *)y->data;                                              \
+        for (int64_t i = 0; i < m; i++)                                    \
+            if (col)                                                       \
+                memcpy(to + i * n, from + i * row, (size_t)n * sizeof(T)); \
+            else                                                           \
+                for (int64_t j = 0; j < n; j++)                            \
+                    to[i * n + j] = from[i * row];                         \
     }
-#define RELU(T)                                                       \
-    {                                                                 \
-        T *to = (T *)y->data;                                         \
-        for (int64_t i = 0; i < m * n; i++)                           \
-            to[i] = to[i] > 0 ? to[i] : (to[i] != to[i] ? to[i] : 0); \
+/* Not a number stays what it is. */
+#define RELU(T)                             \
+    {                                       \
+        T *to = (T *)y->data;               \
+        for (int64_t i = 0; i < m * n; i++) \
+            to[i] = to[i] < 0 ? 0 : to[i];  \
     }
 
 /* gemm: A, B (2-D), C (left out, or broadcast to (M,N)); Y = alpha op(A) op(B) + beta C, then Relu
