@@ -37,10 +37,14 @@ static void pack(const float *from, int64_t row, int64_t col, int64_t rows, int6
                 for (int r = 0; r < strip; r++)
                     to[r] = base[p * col + r];
         } else if (full && col == 1) {
-            for (int r = 0; r < strip; r++)
-                for (int64_t p = 0; p < k; p++)
-                    to[p * strip + r] = base[r * row + p];
-            to += k * strip;
+            int64_t p = 0;
+            for (; p + 16 <= k; p += 16, to += 16 * strip) /* a cache line of each row at a time */
+                for (int r = 0; r < strip; r++)
+                    for (int q = 0; q < 16; q++)
+                        to[q * strip + r] = base[r * row + p + q];
+            for (; p < k; p++, to += strip)
+                for (int r = 0; r < strip; r++)
+                    to[r] = base[r * row + p];
         } else {
             for (int64_t p = 0; p < k; p++, to += strip)
                 for (int r = 0; r < strip; r++)
