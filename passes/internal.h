@@ -39,7 +39,8 @@ mtbal_status mtbal_output_as(mtbal_context *c, mtbal_value *value, const char *p
                              const char *name);
 /* A scalar input mtbal/NAME with a default. */
 mtbal_value *mtbal_hyper(mtbal_context *c, const char *name, double value);
-/* A state PREFIX NAME of the given type and shape: an initializer that is also an input. */
+/* A state PREFIX NAME of the given type and shape: an initializer that is also an input. dims must
+ * live as long as the model; the bytes of a state of zeros must not be written to. */
 mtbal_value *mtbal_state_new(mtbal_context *c, const char *prefix, const char *name,
                              mtbal_dtype dtype, int rank, const int64_t *dims, double fill);
 /* Enters a state and its next value. */

@@ -92,7 +92,9 @@ typedef struct mtbal_context {
     mtbal_value *
         *task_gradients; /* [ntasks * nparams] unweighted; NULL where not computed or not reached */
     mtbal_value *gram;   /* [K,K] or NULL */
-    void *scratch;       /* private to a group of passes (documented there) */
+    void *zeros;         /* [nzeros] bytes that new states share */
+    size_t nzeros;
+    void *scratch; /* private to a group of passes (documented there) */
 } mtbal_context;
 
 mtbal_status mtbal_notice_add(mtbal_context *context, mtbal_level level, const char *format, ...)

@@ -13,21 +13,59 @@ mtbal_dtype mtbal_float_type(const mtbal_context *c)
     return MTBAL_FLOAT;
 }
 
+/* Zeros that all large states share until the model is written: moments are as large as the model.
+ */
+static const void *shared_zeros(mtbal_context *c, size_t bytes)
+{
+    size_t most = bytes;
+    for (int p = 0; p < c->nparams; p++) {
+        const mtbal_tensor *t = c->params[p].value->tensor;
+        most = t && t->bytes > most ? t->bytes : most;
+    }
+    if (bytes > c->nzeros) {
+        c->zeros = mtbal_arena_alloc(c->model->arena, most);
+        c->nzeros = c->zeros ? most : 0;
+    }
+    return c->zeros;
+}
+
+static mtbal_tensor *state_tensor(mtbal_context *c, mtbal_dtype dtype, int rank,
+                                  const int64_t *dims, double fill)
+{
+    enum { SMALL = 4096 };
+    mtbal_tensor *t = mtbal_arena_alloc(c->model->arena, sizeof *t);
+    size_t bytes = mtbal_dtype_size(dtype);
+    for (int i = 0; i < rank; i++)
+        if (!mtbal_mul_size(bytes, (size_t)dims[i], &bytes))
+            return NULL;
+    if (fill != 0 || bytes <= SMALL || !t) {
+        t = mtbal_tensor_new(c->model, dtype, rank, dims, NULL);
+        for (int64_t i = 0; t && i < t->count && fill != 0; i++)
+            mtbal_tensor_set_f64(t, i, fill);
+        return t;
+    }
+    *t = (mtbal_tensor){.dtype = dtype,
+                        .rank = rank,
+                        .dims = dims,
+                        .count = (int64_t)(bytes / mtbal_dtype_size(dtype)),
+                        .bytes = bytes,
+                        .data = shared_zeros(c, bytes)};
+    return t->data ? t : NULL;
+}
+
 mtbal_value *mtbal_state_new(mtbal_context *c, const char *prefix, const char *name,
                              mtbal_dtype dtype, int rank, const int64_t *dims, double fill)
 {
     const char *full;
     if (mtbal_own_name(c, prefix, name, &full) != MTBAL_OK)
         return NULL;
-    mtbal_tensor *t = mtbal_tensor_new(c->model, dtype, rank, dims, NULL);
+    mtbal_tensor *t = state_tensor(c, dtype, rank, dims, fill);
     mtbal_value *v = t ? mtbal_value_new(c->graph, full) : NULL;
     if (!v || mtbal_add_initializer(c->graph, v, t) != MTBAL_OK ||
         mtbal_add_input(c->graph, v) != MTBAL_OK) {
         mtbal_no_memory(c->diag);
         return NULL;
     }
-    for (int64_t i = 0; i < t->count && fill != 0; i++)
-        mtbal_tensor_set_f64(t, i, fill);
     return v;
 }
 
