@@ -34,23 +34,32 @@ static void print_string(const printer *p, const char *text)
     putc('"', p->to);
 }
 
-/* A word that begins a type, or reads as a number, needs quotes where a name may stand. */
-static bool is_word(const char *name)
+static bool is_one_of(const char *name, const char *const *words)
 {
-    static const char *const words[] = {"seq",    "optional", "map",      "sparse_tensor",
-                                        "opaque", "inf",      "infinity", "nan"};
-    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
-        if (!strcmp(words[i], name))
-            return true;
-    return mtbal_dtype_parse(name) != MTBAL_UNDEFINED;
+    while (*words && strcmp(*words, name) != 0)
+        words++;
+    return *words != NULL;
+}
+
+/* A word that reads as a number needs quotes where a name may stand; one that begins a type where
+ * a type may stand before the name. */
+static const char *const numbers[] = {"inf", "infinity", "nan", NULL};
+static const char *const kinds[] = {"seq", "optional", "map", "sparse_tensor", "opaque", NULL};
+
+static void print_symbol(const printer *p, const char *name)
+{
+    if (is_identifier(name) && !is_one_of(name, numbers))
+        fputs(name, p->to);
+    else
+        print_string(p, name);
 }
 
 static void print_name(const printer *p, const char *name)
 {
-    if (is_identifier(name) && !is_word(name))
-        fputs(name, p->to);
-    else
+    if (is_one_of(name, kinds) || mtbal_dtype_parse(name) != MTBAL_UNDEFINED)
         print_string(p, name);
+    else
+        print_symbol(p, name);
 }
 
 /* A domain: identifiers with dots between, else quoted. */
@@ -103,7 +112,7 @@ static void print_dims(const printer *p, const mtbal_type *type)
         if (d->size >= 0)
             fprintf(p->to, "%lld", (long long)d->size);
         else if (d->symbol)
-            print_name(p, d->symbol);
+            print_symbol(p, d->symbol);
         else
             putc('?', p->to);
     }

@@ -345,6 +345,13 @@ static void shape_text(char *text, size_t size, int rank, const mtbal_dim *dims)
         snprintf(text + n, size - n, "]");
 }
 
+/* Or 0. */
+static bool above_one(mtbal_model *model, mtbal_dim d)
+{
+    int64_t low;
+    return d.size >= 0 ? d.size != 1 : shape_low(model, d, &low) && low > 1;
+}
+
 mtbal_status shape_broadcast(mtbal_infer *s, int ra, const mtbal_dim *a, int rb, const mtbal_dim *b,
                              int *rank, mtbal_dim *dims)
 {
@@ -362,8 +369,8 @@ mtbal_status shape_broadcast(mtbal_infer *s, int ra, const mtbal_dim *a, int rb,
             shape_text(right, sizeof right, rb, b);
             return shape_error(s, "the shapes %s and %s of its operands cannot be broadcast", left,
                                right);
-        } else { /* a number above 1 decides; two different symbols may be 1 or equal */
-            dims[i] = x.size >= 0 ? x : y.size >= 0 ? y : shape_unknown();
+        } else { /* what cannot be 1 decides; two different names may be 1 or equal */
+            dims[i] = above_one(s->model, x) ? x : above_one(s->model, y) ? y : shape_unknown();
         }
     }
     return MTBAL_OK;
