@@ -280,7 +280,7 @@ mtbal_status lower_loop_node(lowering *l, mtbal_node *node, lower_walk *walk)
     if (!u && !(u = start_unrolling(l, node, ncarried, body->noutputs - 1 - ncarried)))
         return mtbal_no_memory(l->diag);
     int64_t size = count_nodes(body) + 1, limit = MAX_UNROLLED / size;
-    if (go == 0 || u->done >= trips) {
+    if (go == 0 || (trips >= 0 && u->done >= trips)) {
         *walk = LOWER_RENEWED;
         return finish_unrolling(l, node, u, body);
     }

@@ -44,25 +44,26 @@ mtbal_status lower_replace_node(lowering *l, mtbal_node *node, int n, mtbal_valu
 
 /* ------------------------------------------------------------------ constants */
 
-/* Contents of a Constant node, whichever attribute holds them. */
-static mtbal_tensor *constant_of(lowering *l, const mtbal_node *node)
+/* Contents of a Constant node, whichever attribute holds them; *other: one that we do not know
+ * (strings, sparse). NULL without *other: out of memory. */
+static mtbal_tensor *constant_of(lowering *l, const mtbal_node *node, bool *other)
 {
     const mtbal_attr *a;
+    const int64_t *ints;
+    int64_t count = mtbal_attr_ints(node, "value_ints", &ints);
     if ((a = mtbal_attr_find(node, "value")) && a->t)
         return a->t;
     if ((a = mtbal_attr_find(node, "value_float")))
         return mtbal_tensor_new(l->model, MTBAL_FLOAT, 0, NULL, &a->f);
     if ((a = mtbal_attr_find(node, "value_int")))
         return mtbal_tensor_new(l->model, MTBAL_INT64, 0, NULL, &a->i);
-    const int64_t *ints;
-    int n = mtbal_attr_ints(node, "value_ints", &ints);
-    int64_t count = n;
-    if (n >= 0)
+    if (count >= 0)
         return mtbal_tensor_new(l->model, MTBAL_INT64, 1, &count, ints);
     if ((a = mtbal_attr_find(node, "value_floats"))) {
         count = a->n;
         return mtbal_tensor_new(l->model, MTBAL_FLOAT, 1, &count, a->floats);
     }
+    *other = true;
     return NULL;
 }
 
@@ -135,8 +136,11 @@ static bool runs_as_kernel(const lowering *l, const mtbal_node *node)
 
 static mtbal_status constant_node(lowering *l, mtbal_node *node)
 {
-    mtbal_tensor *tensor = constant_of(l, node);
-    return tensor && node->out[0] ? lower_set_constant(l, node->out[0], tensor) : MTBAL_OK;
+    bool other = false;
+    mtbal_tensor *tensor = constant_of(l, node, &other);
+    if (!tensor)
+        return other ? MTBAL_OK : mtbal_no_memory(l->diag);
+    return op_wants(node, 0) ? lower_set_constant(l, node->out[0], tensor) : MTBAL_OK;
 }
 
 static mtbal_status control_node(lowering *l, mtbal_node *node, lower_walk *walk, bool *done)

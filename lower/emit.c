@@ -346,9 +346,11 @@ mtbal_status lower_emit_node(lowering *l, mtbal_node *node)
         return mtbal_no_memory(l->diag);
     bool control = mtbal_node_is(node, "If") || mtbal_node_is(node, "Loop");
     lower_fn *rule = control ? lower_emit_control : lower_rule(node);
-    if (!rule)
+    const char *why = node->nout && node->out[0] ? lower_place(l, node->out[0])->why : NULL;
+    if (!rule && !why)
         return lower_refuse(l, node, "there is no kernel for this op");
-    const char *why = first_unfit(l, node, &which);
+    if (!why)
+        why = first_unfit(l, node, &which);
     if (why && strstr(why, "%s")) /* every %s of unfit() stands for the value */
         return lower_refuse(l, node, "%.*s%s%s", (int)(strstr(why, "%s") - why), why, which->name,
                             strstr(why, "%s") + 2);

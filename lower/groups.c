@@ -414,19 +414,75 @@ static group *open_group(lowering *l, mtbal_node *node, mtbal_dtype dtype)
     return g;
 }
 
-/* The group of one of the node's inputs that it may join; all others it reads are closed first. */
+static int order_of(lowering *l, const mtbal_node *node)
+{
+    return lower_place(l, node->out[0])->order;
+}
+
+/* Both groups as one, when that fits: nobody outside has read either, so both can wait. */
+static bool unite(lowering *l, group *g, group *other)
+{
+    const mtbal_value *a = g->members[0]->out[0], *b = other->members[0]->out[0];
+    mtbal_node *members[GROUP_MEMBERS];
+    bool types_fit =
+        g->dtype == MTBAL_BOOL || other->dtype == MTBAL_BOOL || g->dtype == other->dtype;
+    int n = 0, i = 0, k = 0, ninputs = g->ninputs;
+    if (other->closed || !types_fit || !same_shape(&a->type, &b->type) ||
+        g->count + other->count > GROUP_MEMBERS || g->room + other->room > RT_CHAIN_CODE ||
+        needed_outside(l, g) + needed_outside(l, other) > RT_CHAIN_OUTPUTS + 1)
+        return false;
+    for (int e = 0; e < other->ninputs; e++)
+        ninputs += !is_input(g, other->inputs[e]);
+    if (ninputs > RT_CHAIN_INPUTS - 3)
+        return false;
+    while (i < g->count || k < other->count) {
+        bool mine = k == other->count ||
+                    (i < g->count && order_of(l, g->members[i]) < order_of(l, other->members[k]));
+        members[n++] = mine ? g->members[i++] : other->members[k++];
+    }
+    memcpy(g->members, members, (size_t)n * sizeof *members);
+    g->count = n;
+    for (int e = 0; e < other->ninputs; e++)
+        if (!is_input(g, other->inputs[e]))
+            g->inputs[g->ninputs++] = other->inputs[e];
+    g->room += other->room;
+    g->dtype = g->dtype == MTBAL_BOOL ? other->dtype : g->dtype;
+    for (int e = 0; e < other->count; e++)
+        for (int m = 0; m < other->members[e]->nout; m++)
+            if (other->members[e]->out[m])
+                lower_place(l, other->members[e]->out[m])->group = g;
+    other->count = 0;
+    other->closed = true;
+    return true;
+}
+
+static group *open_group_of(lowering *l, const mtbal_value *v)
+{
+    group *g = v ? lower_place(l, v)->group : NULL;
+    return g && !g->closed ? g : NULL;
+}
+
+/* The node joins the group of one of its inputs, after which that of the others may be part of it
+ * too; whatever it reads from outside is closed. */
 static mtbal_status place_node(lowering *l, mtbal_node *node, mtbal_dtype dtype)
 {
-    for (int i = 0; i < node->nin; i++) {
-        group *g = node->in[i] ? lower_place(l, node->in[i])->group : NULL;
-        if (!g || g->closed)
+    group *g = NULL;
+    for (int i = 0; i < node->nin && !g; i++) {
+        g = open_group_of(l, node->in[i]);
+        for (int k = i + 1; k < node->nin && g; k++) {
+            group *other = open_group_of(l, node->in[k]);
+            if (other && other != g)
+                unite(l, g, other);
+        }
+        if (!g)
             continue;
         close_read(l, node, g);
-        if (!g->closed && join(l, g, node, dtype))
-            return MTBAL_OK;
-        g->closed = true;
+        if (g->closed || !join(l, g, node, dtype)) {
+            g->closed = true;
+            g = NULL;
+        }
     }
-    return open_group(l, node, dtype) ? MTBAL_OK : mtbal_no_memory(l->diag);
+    return g || open_group(l, node, dtype) ? MTBAL_OK : mtbal_no_memory(l->diag);
 }
 
 static bool holds_graph(const mtbal_node *node)
@@ -439,8 +495,11 @@ static bool holds_graph(const mtbal_node *node)
 
 mtbal_status lower_group(lowering *l)
 {
+    int order = 0;
     for (mtbal_node *node = l->graph->first; node; node = node->next) {
         mtbal_dtype dtype = MTBAL_UNDEFINED;
+        if (node->nout && node->out[0])
+            lower_place(l, node->out[0])->order = order++;
         if (lower_opset(l, node) >= 7 && one_shape(node))
             dtype = computing_type(l, node);
         bool grouped = dtype != MTBAL_UNDEFINED && mtbal_shape_count(&node->out[0]->type) > 0;

@@ -53,6 +53,7 @@ typedef struct place {
     bool refused; /* comes from a node that cannot be lowered: do not complain about its users */
     mtbal_value *instead;  /* the value that took its place */
     const char *why;       /* its size is not known, for the message; or NULL */
+    int order;             /* of the node that makes it, while groups are made */
     int uses, uses_inside; /* as operand or result; of those, in the same group */
     group *group;
     int code;             /* its number in the code of the group */
