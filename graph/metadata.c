@@ -8,8 +8,23 @@
 typedef struct reader {
     const char *p;
     mtbal_arena *arena;
-    bool failed;
+    bool failed, no_memory;
 } reader;
+
+static void *out_of_memory(reader *r)
+{
+    r->failed = r->no_memory = true;
+    return NULL;
+}
+
+/* Bytes up to the quote that ends a string. */
+static size_t string_length(const char *p)
+{
+    size_t n = 0;
+    while (p[n] && p[n] != '"')
+        n += p[n] == '\\' && p[n + 1] ? 2 : 1;
+    return n;
+}
 
 static void skip_space(reader *r)
 {
@@ -70,11 +85,9 @@ static const char *string(reader *r)
         r->failed = true;
         return NULL;
     }
-    char *text = mtbal_arena_alloc(r->arena, strlen(r->p) + 1), *to = text;
-    if (!text) {
-        r->failed = true;
-        return NULL;
-    }
+    char *text = mtbal_arena_alloc(r->arena, string_length(r->p) + 1), *to = text;
+    if (!text)
+        return out_of_memory(r);
     while (*r->p && *r->p != '"' && !r->failed) {
         if (*r->p != '\\') {
             *to++ = *r->p++;
@@ -86,8 +99,7 @@ static const char *string(reader *r)
     r->failed = r->failed || *r->p != '"';
     r->p += *r->p == '"';
     const char *interned = mtbal_intern_n(r->arena, text, (size_t)(to - text));
-    r->failed = r->failed || !interned;
-    return interned;
+    return interned ? interned : out_of_memory(r);
 }
 
 /* A string, or the text of a number. */
@@ -97,10 +109,10 @@ static const char *scalar(reader *r)
     if (*r->p == '"')
         return string(r);
     size_t length = strspn(r->p, "+-.0123456789eE");
-    const char *text = length ? mtbal_intern_n(r->arena, r->p, length) : NULL;
-    r->failed = r->failed || !text;
+    const char *text = mtbal_intern_n(r->arena, r->p, length);
+    r->failed = r->failed || !length;
     r->p += length;
-    return text;
+    return text ? text : out_of_memory(r);
 }
 
 static int count_items(const char *json)
@@ -123,7 +135,7 @@ mtbal_status mtbal_property_list(const mtbal_model *model, const char *key, mtba
     list->values = mtbal_arena_array(arena, (size_t)capacity, sizeof *list->values);
     if (!list->names || !list->values)
         return mtbal_no_memory(diag);
-    reader r = {json, arena, false};
+    reader r = {json, arena, false, false};
     bool object = accept(&r, '{');
     char end = object ? '}' : ']';
     r.failed = !object && !accept(&r, '[');
@@ -136,6 +148,8 @@ mtbal_status mtbal_property_list(const mtbal_model *model, const char *key, mtba
         r.failed = r.failed || (object && !accept(&r, ':'));
         list->values[list->count++] = object && !r.failed ? scalar(&r) : NULL;
     }
+    if (r.no_memory)
+        return mtbal_no_memory(diag);
     if (r.failed)
         return mtbal_fail(diag, MTBAL_INVALID, model->path,
                           "write the step graph again with mtbal-rewrite",
