@@ -180,3 +180,22 @@ int cli_parse(const cli_command *command, int argc, char **argv, const char **op
         return usage_error(command, "an operand is missing", "command line");
     return -1;
 }
+
+mtbal_status cli_settings(const cli_pairs *pairs, mtbal_arena *arena,
+                          const mtbal_setting **settings, mtbal_diag *diag)
+{
+    mtbal_setting *set = mtbal_arena_array(arena, (size_t)pairs->count + 1, sizeof *set);
+    if (!set)
+        return mtbal_no_memory(diag);
+    for (int i = 0; i < pairs->count; i++) {
+        const char *text = pairs->items[i].value;
+        char *end;
+        set[i].name = pairs->items[i].name;
+        set[i].value = strtod(text, &end);
+        if (*end || end == text)
+            return mtbal_fail(diag, MTBAL_USAGE, "--set", NULL, "%s=%s: not a number", set[i].name,
+                              text);
+    }
+    *settings = set;
+    return MTBAL_OK;
+}

@@ -5,6 +5,7 @@
 
 #include "graph/graph.h"
 #include "passes/passes.h"
+#include "train/train.h"
 
 #define MTBAL_VERSION "0.1.0"
 
@@ -50,6 +51,10 @@ typedef struct cli_command {
  * `arena`. */
 int cli_parse(const cli_command *command, int argc, char **argv, const char **operands,
               mtbal_arena *arena);
+/* --set NAME=VALUE pairs as numbers, pairs->count of them, in `arena`. MTBAL_USAGE where one is
+ * none. */
+mtbal_status cli_settings(const cli_pairs *pairs, mtbal_arena *arena,
+                          const mtbal_setting **settings, mtbal_diag *diag);
 void cli_help(FILE *to, const cli_command *command);
 
 /* ------------------------------------------------------------------ out.c */

@@ -123,24 +123,6 @@ static void print_json(const mtbal_calibration *results, int count)
     printf("\n");
 }
 
-static mtbal_status settings(mtbal_calibrate_options *o, mtbal_arena *arena, mtbal_diag *diag)
-{
-    mtbal_setting *set = mtbal_arena_array(arena, (size_t)a.set.count + 1, sizeof *set);
-    if (!set)
-        return mtbal_no_memory(diag);
-    for (int i = 0; i < a.set.count; i++) {
-        char *end;
-        set[i].name = a.set.items[i].name;
-        set[i].value = strtod(a.set.items[i].value, &end);
-        if (*end || end == a.set.items[i].value)
-            return mtbal_fail(diag, MTBAL_USAGE, "--set", NULL, "%s=%s: not a number", set[i].name,
-                              a.set.items[i].value);
-    }
-    o->nset = a.set.count;
-    o->set = set;
-    return MTBAL_OK;
-}
-
 static mtbal_status work(const char *model, mtbal_arena *arena, mtbal_diag *diag)
 {
     mtbal_calibrate_options o;
@@ -150,7 +132,8 @@ static mtbal_status work(const char *model, mtbal_arena *arena, mtbal_diag *diag
     if (!a.data)
         return mtbal_fail(diag, MTBAL_USAGE, "command line", command.usage, "--data is missing");
     mtbal_calibrate_default(&o);
-    MTBAL_TRY(settings(&o, arena, diag));
+    MTBAL_TRY(cli_settings(&a.set, arena, &o.set, diag));
+    o.nset = a.set.count;
     o.model = model, o.data = a.data, o.valid = a.valid, o.measure = a.measure;
     o.batch = a.batch, o.max_epochs = a.max_epochs, o.patience = a.patience, o.window = a.window;
     o.seed = (uint64_t)a.seed, o.threads = (int)a.threads, o.kappa = a.kappa;

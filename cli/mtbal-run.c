@@ -269,19 +269,8 @@ static void print_summary(const run *r)
 
 static mtbal_status settings(run *r, mtbal_session_options *o, mtbal_diag *diag)
 {
-    mtbal_setting *set = mtbal_arena_array(r->arena, (size_t)a.set.count + 1, sizeof *set);
-    if (!set)
-        return mtbal_no_memory(diag);
-    for (int i = 0; i < a.set.count; i++) {
-        char *end;
-        set[i].name = a.set.items[i].name;
-        set[i].value = strtod(a.set.items[i].value, &end);
-        if (*end || end == a.set.items[i].value)
-            return mtbal_fail(diag, MTBAL_USAGE, "--set", NULL, "%s=%s: not a number", set[i].name,
-                              a.set.items[i].value);
-    }
+    MTBAL_TRY(cli_settings(&a.set, r->arena, &o->set, diag));
     o->nset = a.set.count;
-    o->set = set;
     o->threads = (int)(a.threads < RT_MAX_THREADS ? a.threads : RT_MAX_THREADS);
     o->all_outputs = a.outputs != NULL;
     return MTBAL_OK;

@@ -57,5 +57,15 @@ EXPAND(rotary_embedding);
 EXPAND(adam);
 EXPAND(adagrad);
 EXPAND(momentum);
+EXPAND(lstm);
+EXPAND(gru);
+EXPAND(rnn);
+EXPAND(quantize_linear);
+EXPAND(dequantize_linear);
+EXPAND(dynamic_quantize_linear);
+EXPAND(mat_mul_integer);
+EXPAND(conv_integer);
+EXPAND(q_linear_mat_mul);
+EXPAND(q_linear_conv);
 
 #endif

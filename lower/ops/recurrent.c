@@ -1,0 +1,339 @@
+/* lower/ops/recurrent.c: RNN, GRU and LSTM, written out step by step. The products with the inputs
+ * are one MatMul for all steps. */
+#include "lower/ops/expand.h"
+
+#include <string.h>
+
+enum { MAX_STEPS = 2000 };
+
+typedef struct layer {
+    expansion *e;
+    mtbal_builder *b;
+    int gates, direction; /* direction: index along the first axis of W */
+    bool backward, input_forget, linear_before_reset;
+    int64_t steps, batch, width, hidden;
+    double clip;                     /* 0: none */
+    mtbal_value *x;                  /* (S, B, I), in the order of the steps */
+    mtbal_value *xw, *r, *rb, *lens; /* X W^T + Wb (S, B, G H); R^T; Rb or NULL */
+    mtbal_value *peephole[3];        /* (H) or NULL */
+    mtbal_value *h, *c;              /* (B, H) */
+    const char *act[3];
+    double alpha[3], beta[3];
+} layer;
+
+/* ------------------------------------------------------------------ activations */
+
+static mtbal_value *affine(mtbal_builder *b, mtbal_value *x, double a, double c)
+{
+    return ADD(MUL(x, LIKE(x, a)), LIKE(x, c));
+}
+
+static mtbal_value *activate(const layer *s, int which, mtbal_value *x)
+{
+    mtbal_builder *b = s->b;
+    const char *name = s->act[which];
+    double a = s->alpha[which], c = s->beta[which];
+    if (s->clip > 0)
+        x = mtbal_emit(b, "Clip", x, LIKE(x, -s->clip), LIKE(x, s->clip));
+    if (!x)
+        return NULL;
+    if (!strcmp(name, "Affine"))
+        return affine(b, x, a, c);
+    if (!strcmp(name, "ScaledTanh"))
+        return MUL(UNARY("Tanh", MUL(x, LIKE(x, c))), LIKE(x, a));
+    if (!strcmp(name, "LeakyRelu") || !strcmp(name, "ThresholdedRelu") || !strcmp(name, "Elu"))
+        return mtbal_emit_attrs(b, name, 1, &x, "alpha=f", a);
+    if (!strcmp(name, "HardSigmoid"))
+        return mtbal_emit_attrs(b, name, 1, &x, "alpha=f beta=f", a, c);
+    return UNARY(name, x);
+}
+
+/* Names and numbers as in the attributes; what they leave out by default. */
+static bool read_activations(layer *s, const char *const *usual, int n)
+{
+    static const struct {
+        const char *name;
+        double alpha, beta;
+    } known[] = {{"Relu", 0, 0},         {"Tanh", 0, 0},
+                 {"Sigmoid", 0, 0},      {"Affine", 1, 0},
+                 {"LeakyRelu", 0.01, 0}, {"ThresholdedRelu", 1, 0},
+                 {"ScaledTanh", 1, 1},   {"HardSigmoid", 0.2, 0.5},
+                 {"Elu", 1, 0},          {"Softsign", 0, 0},
+                 {"Softplus", 0, 0}};
+    const mtbal_attr *names = mtbal_attr_find(s->e->node, "activations"),
+                     *alpha = mtbal_attr_find(s->e->node, "activation_alpha"),
+                     *beta = mtbal_attr_find(s->e->node, "activation_beta");
+    int from = s->direction * n;
+    for (int i = 0; i < n; i++) {
+        bool given = names && names->kind == MTBAL_ATTR_STRINGS && from + i < names->n;
+        s->act[i] = given ? names->strings[from + i] : usual[i];
+        size_t k = 0, count = sizeof known / sizeof *known;
+        while (k < count && strcmp(known[k].name, s->act[i]))
+            k++;
+        if (k == count)
+            return false;
+        s->alpha[i] =
+            alpha && from + i < alpha->n ? (double)alpha->floats[from + i] : known[k].alpha;
+        s->beta[i] = beta && from + i < beta->n ? (double)beta->floats[from + i] : known[k].beta;
+    }
+    return true;
+}
+
+/* ------------------------------------------------------------------ operands */
+
+/* Slice `direction` of an operand along its first axis, in the given shape. */
+static mtbal_value *part(const layer *s, int i, int rank, const int64_t *dims)
+{
+    mtbal_value *x = expand_in(s->e, i);
+    if (!x)
+        return NULL;
+    return expand_reshape(s->b, expand_slice(s->b, x, 0, s->direction, s->direction + 1), rank,
+                          dims);
+}
+
+static mtbal_value *zeros(const layer *s)
+{
+    const int64_t dims[2] = {s->batch, s->hidden};
+    return mtbal_const_tensor(s->b,
+                              mtbal_tensor_new(s->e->l->model, s->x->type.dtype, 2, dims, NULL));
+}
+
+/* The state that one direction starts with; layout 1 has the batch first. */
+static mtbal_value *start_state(const layer *s, int i, bool batch_first)
+{
+    mtbal_value *x = expand_in(s->e, i);
+    const int64_t dims[2] = {s->batch, s->hidden};
+    if (!x)
+        return zeros(s);
+    int64_t axis = batch_first ? 1 : 0;
+    return expand_reshape(s->b, expand_slice(s->b, x, axis, s->direction, s->direction + 1), 2,
+                          dims);
+}
+
+/* Steps backwards: of each sequence's own length, where lengths are given. */
+static mtbal_value *turned(const layer *s, mtbal_value *x)
+{
+    const int64_t from = -1, to = INT64_MIN, axis = 0, step = -1;
+    mtbal_builder *b = s->b;
+    if (s->lens)
+        return mtbal_emit_attrs(b, "ReverseSequence", 2, (mtbal_value *[]){x, s->lens},
+                                "time_axis=i batch_axis=i", (int64_t)0, (int64_t)1);
+    return mtbal_emit(b, "Slice", x, mtbal_const_i64s(b, 1, &from), mtbal_const_i64s(b, 1, &to),
+                      mtbal_const_i64s(b, 1, &axis), mtbal_const_i64s(b, 1, &step));
+}
+
+static mtbal_value *transposed(mtbal_builder *b, mtbal_value *x)
+{
+    return x ? mtbal_emit_transpose(b, x, 2, (int64_t[]){1, 0}) : NULL;
+}
+
+static void read_weights(layer *s)
+{
+    mtbal_builder *b = s->b;
+    int64_t g = s->gates * s->hidden;
+    mtbal_value *w = transposed(b, part(s, 1, 2, (int64_t[]){g, s->width}));
+    s->r = transposed(b, part(s, 2, 2, (int64_t[]){g, s->hidden}));
+    mtbal_value *x = s->backward ? turned(s, s->x) : s->x, *wb = NULL;
+    mtbal_value *bias = part(s, 3, 1, (int64_t[]){2 * g});
+    if (bias) {
+        wb = expand_slice(b, bias, 0, 0, g);
+        s->rb = expand_slice(b, bias, 0, g, 2 * g);
+    }
+    s->xw = mtbal_emit(b, "MatMul", x, w);
+    if (wb)
+        s->xw = ADD(s->xw, wb);
+    mtbal_value *p = s->gates == 4 ? part(s, 7, 1, (int64_t[]){3 * s->hidden}) : NULL;
+    for (int i = 0; i < 3 && p; i++)
+        s->peephole[i] = expand_slice(b, p, 0, i * s->hidden, (i + 1) * s->hidden);
+}
+
+/* ------------------------------------------------------------------ one step */
+
+static mtbal_value *gate(const layer *s, mtbal_value *all, int i)
+{
+    return expand_slice(s->b, all, 1, i * s->hidden, (i + 1) * s->hidden);
+}
+
+static mtbal_value *seen(const layer *s, mtbal_value *x, int i, mtbal_value *c)
+{
+    mtbal_builder *b = s->b;
+    return s->peephole[i] ? ADD(x, MUL(s->peephole[i], c)) : x;
+}
+
+/* Gates i, o, f, c (Hochreiter and Schmidhuber 1997, with the peepholes of Gers 2000). */
+static void lstm_step(const layer *s, mtbal_value *x, mtbal_value **h, mtbal_value **c)
+{
+    mtbal_builder *b = s->b;
+    mtbal_value *all = ADD(x, mtbal_emit(b, "MatMul", *h, s->r));
+    if (s->rb)
+        all = ADD(all, s->rb);
+    mtbal_value *i = activate(s, 0, seen(s, gate(s, all, 0), 0, *c));
+    mtbal_value *f =
+        s->input_forget ? SUB(LIKE(i, 1), i) : activate(s, 0, seen(s, gate(s, all, 2), 2, *c));
+    mtbal_value *next = ADD(MUL(f, *c), MUL(i, activate(s, 1, gate(s, all, 3))));
+    mtbal_value *o = activate(s, 0, seen(s, gate(s, all, 1), 1, next));
+    layer plain = *s;
+    plain.clip = 0; /* what is clipped is the input of the gates */
+    *h = MUL(o, activate(&plain, 2, next));
+    *c = next;
+}
+
+/* Gates z, r, h (Cho and others 2014). */
+static void gru_step(const layer *s, mtbal_value *x, mtbal_value **h, mtbal_value **c)
+{
+    mtbal_builder *b = s->b;
+    int64_t n = s->hidden;
+    mtbal_value *rzr = expand_slice(b, s->r, 1, 0, 2 * n),
+                *rh = expand_slice(b, s->r, 1, 2 * n, 3 * n);
+    mtbal_value *zr = ADD(expand_slice(b, x, 1, 0, 2 * n), mtbal_emit(b, "MatMul", *h, rzr));
+    mtbal_value *rbh = NULL, *inner;
+    (void)c;
+    if (s->rb) {
+        zr = ADD(zr, expand_slice(b, s->rb, 0, 0, 2 * n));
+        rbh = expand_slice(b, s->rb, 0, 2 * n, 3 * n);
+    }
+    mtbal_value *z = activate(s, 0, gate(s, zr, 0)), *r = activate(s, 0, gate(s, zr, 1));
+    if (s->linear_before_reset) {
+        inner = mtbal_emit(b, "MatMul", *h, rh);
+        inner = MUL(r, rbh ? ADD(inner, rbh) : inner);
+    } else {
+        inner = mtbal_emit(b, "MatMul", MUL(r, *h), rh);
+        inner = rbh ? ADD(inner, rbh) : inner;
+    }
+    mtbal_value *next = activate(s, 1, ADD(expand_slice(b, x, 1, 2 * n, 3 * n), inner));
+    *h = ADD(MUL(SUB(LIKE(z, 1), z), next), MUL(z, *h));
+}
+
+static void rnn_step(const layer *s, mtbal_value *x, mtbal_value **h, mtbal_value **c)
+{
+    mtbal_builder *b = s->b;
+    mtbal_value *all = ADD(x, mtbal_emit(b, "MatMul", *h, s->r));
+    (void)c;
+    *h = activate(s, 0, s->rb ? ADD(all, s->rb) : all);
+}
+
+typedef void step_fn(const layer *s, mtbal_value *x, mtbal_value **h, mtbal_value **c);
+
+/* All steps of one direction: the outputs (S, 1, B, H) in the order of the input. */
+static mtbal_value *run_direction(layer *s, step_fn *step)
+{
+    mtbal_builder *b = s->b;
+    mtbal_value **y = mtbal_arena_array(s->e->l->arena, (size_t)s->steps + 1, sizeof *y);
+    const int64_t row[2] = {s->batch, s->gates * s->hidden};
+    mtbal_value *all = NULL;
+    if (!y)
+        return NULL;
+    for (int64_t t = 0; t < s->steps; t++) {
+        mtbal_value *x = expand_reshape(b, expand_slice(b, s->xw, 0, t, t + 1), 2, row);
+        mtbal_value *h = s->h, *c = s->c, *out;
+        step(s, x, &h, &c);
+        out = h;
+        if (s->lens) { /* behind its end a sequence keeps its state and gives 0 */
+            mtbal_value *left =
+                OP2("Less", mtbal_const_scalar(b, s->lens->type.dtype, (double)t), s->lens);
+            mtbal_value *on = expand_reshape(b, left, 2, (int64_t[]){s->batch, 1});
+            out = WHERE(on, h, LIKE(h, 0));
+            h = WHERE(on, h, s->h);
+            c = c ? WHERE(on, c, s->c) : NULL;
+        }
+        s->h = h;
+        s->c = c;
+        y[t] = expand_reshape(b, out, 3, (int64_t[]){1, s->batch, s->hidden});
+    }
+    for (int64_t t = 0; t < s->steps; t += 255) { /* the builder takes 256 operands at a time */
+        mtbal_value *in[256];
+        int n = 0;
+        if (all)
+            in[n++] = all;
+        for (int64_t k = t; k < s->steps && k < t + 255; k++)
+            in[n++] = y[k];
+        all = n > 1 ? expand_concat(b, n, in, 0) : in[0];
+    }
+    if (s->backward)
+        all = turned(s, all);
+    return expand_reshape(b, all, 4, (int64_t[]){s->steps, 1, s->batch, s->hidden});
+}
+
+/* ------------------------------------------------------------------ the node */
+
+typedef struct results {
+    mtbal_value *y[2], *h[2], *c[2];
+} results;
+
+/* Directions side by side; layout 1 puts the batch first. */
+static void set_outputs(expansion *e, const results *r, int n, bool batch_first)
+{
+    mtbal_builder *b = e->b;
+    mtbal_value *y = n > 1 ? expand_concat(b, n, r->y, 1) : r->y[0];
+    mtbal_value *h = n > 1 ? expand_concat(b, n, r->h, 0) : r->h[0];
+    mtbal_value *c = !r->c[0] ? NULL : n > 1 ? expand_concat(b, n, r->c, 0) : r->c[0];
+    if (batch_first) {
+        y = y ? mtbal_emit_transpose(b, y, 4, (int64_t[]){2, 0, 1, 3}) : NULL;
+        h = h ? mtbal_emit_transpose(b, h, 3, (int64_t[]){1, 0, 2}) : NULL;
+        c = c ? mtbal_emit_transpose(b, c, 3, (int64_t[]){1, 0, 2}) : NULL;
+    }
+    e->out[0] = y;
+    e->out[1] = h;
+    e->out[2] = c;
+}
+
+static mtbal_status recurrent(expansion *e, int gates, step_fn *step, const char *const *usual,
+                              int nactivations)
+{
+    mtbal_builder *b = e->b;
+    const char *direction = mtbal_attr_s(e->node, "direction", "forward");
+    bool batch_first = mtbal_attr_i(e->node, "layout", 0) != 0;
+    int n = strcmp(direction, "bidirectional") ? 1 : 2;
+    mtbal_value *x = expand_in(e, 0), *r = expand_in(e, 2);
+    results all = {{NULL, NULL}, {NULL, NULL}, {NULL, NULL}};
+    if (!x || x->type.rank != 3 || !expand_in(e, 1) || !r || r->type.rank != 3 ||
+        expand_dim(r, 0) != n || expand_dim(r, 1) != gates * expand_dim(r, 2))
+        return MTBAL_OK;
+    if (batch_first)
+        x = mtbal_emit_transpose(b, x, 3, (int64_t[]){1, 0, 2});
+    for (int d = 0; d < n; d++) {
+        layer s = {.e = e,
+                   .b = b,
+                   .gates = gates,
+                   .direction = d,
+                   .backward = d == 1 || !strcmp(direction, "reverse"),
+                   .input_forget = mtbal_attr_i(e->node, "input_forget", 0) != 0,
+                   .linear_before_reset = mtbal_attr_i(e->node, "linear_before_reset", 0) != 0,
+                   .steps = expand_dim(x, 0),
+                   .batch = expand_dim(x, 1),
+                   .width = expand_dim(x, 2),
+                   .hidden = expand_dim(r, 2),
+                   .clip = mtbal_attr_f(e->node, "clip", 0),
+                   .x = x,
+                   .lens = expand_in(e, 4)};
+        if (!x || s.steps < 1 || s.steps > MAX_STEPS || !read_activations(&s, usual, nactivations))
+            return MTBAL_OK;
+        read_weights(&s);
+        s.h = start_state(&s, 5, batch_first);
+        s.c = gates == 4 ? start_state(&s, 6, batch_first) : NULL;
+        const int64_t state[3] = {1, s.batch, s.hidden};
+        all.y[d] = run_direction(&s, step);
+        all.h[d] = expand_reshape(b, s.h, 3, state);
+        all.c[d] = gates == 4 ? expand_reshape(b, s.c, 3, state) : NULL;
+    }
+    set_outputs(e, &all, n, batch_first);
+    return MTBAL_OK;
+}
+
+EXPAND(lstm)
+{
+    static const char *const usual[] = {"Sigmoid", "Tanh", "Tanh"};
+    return recurrent(e, 4, lstm_step, usual, 3);
+}
+
+EXPAND(gru)
+{
+    static const char *const usual[] = {"Sigmoid", "Tanh"};
+    return recurrent(e, 3, gru_step, usual, 2);
+}
+
+EXPAND(rnn)
+{
+    static const char *const usual[] = {"Tanh"};
+    return recurrent(e, 1, rnn_step, usual, 1);
+}
