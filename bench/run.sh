@@ -24,6 +24,7 @@ P
 else
     echo "ONNX Runtime is not there to compare with (make test-ort installs it)"
 fi
-echo "stripped library without protobuf:"
+echo "code and constants, without protobuf:"
+size -t build/runtime/*.o build/runtime/kernels/*.o | tail -1 | awk '{printf "  %d bytes: the runtime alone\n", $1 + $2}'
 size -t build/graph/*.o build/graph/ops/*.o build/passes/*.o build/passes/*/*.o build/runtime/*.o \
-    build/runtime/kernels/*.o build/lower/*.o build/lower/ops/*.o | tail -1 | awk '{printf "  %d bytes of code and constants\n", $1 + $2}'
+    build/runtime/kernels/*.o build/lower/*.o build/lower/ops/*.o | tail -1 | awk '{printf "  %d bytes: with graph, passes and lowering\n", $1 + $2}'
