@@ -8,9 +8,9 @@
 
 typedef struct args {
     const char *data, *valid, *out, *measure;
-    int64_t batch, max_epochs, patience, window, threads, seed;
+    int64_t batch, max_epochs, patience, window, warmup, threads, seed;
     double kappa;
-    bool json, quiet;
+    bool cosine, json, quiet;
     cli_pairs set;
 } args;
 
@@ -29,9 +29,22 @@ static const cli_option options[] = {
     {"window", 0, CLI_COUNT, &a.window, "N",
      "steps at the end over which the gradient is measured (default 40)"},
     {"measure", 0, CLI_TEXT, &a.measure, "M",
-     "floor (default): max of the gradient's RMS over the window and\nkappa times that over the "
-     "run; rms: without the floor; traj: over\nthe run; init: at the start; loss: the loss itself"},
+     "what G is. Of the task alone, RMS of the gradient over mini-batches:\n"
+     "  floor    max of rms and kappa times traj (default)\n"
+     "  rms      over the window at the end\n"
+     "  heldout  on --valid, where the validation loss was lowest\n"
+     "  traj     over the whole run\n"
+     "  init     at the start\n"
+     "  rel      at the end, each parameter's gradient times its own norm\n"
+     "           (needs mtbal-rewrite --outputs norms,task-grads)\n"
+     "Or:\n"
+     "  loss     the loss at the end, on --valid where given\n"
+     "  heads    all heads trained on the starting trunk, RMS there\n"
+     "  recal    floor, then a joint run with it, RMS where that ends"},
     {"kappa", 0, CLI_REAL, &a.kappa, "K", "of floor (default 0.3)"},
+    {"cosine", 0, CLI_FLAG, &a.cosine, NULL,
+     "let the learning rate fall to 0 over --max-epochs, and train\nthem all"},
+    {"warmup", 0, CLI_COUNT, &a.warmup, "N", "let the learning rate rise over the first N steps"},
     {"set", 0, CLI_PAIRS, &a.set, "NAME=VALUE",
      "fill an input, a state or a hyper-parameter (lr, ...) with a\nnumber (repeatable)"},
     {"threads", 0, CLI_COUNT, &a.threads, "N",
@@ -65,6 +78,17 @@ static void on_epoch(void *context, const mtbal_calibrate_progress *p)
         p->grad_norm, p->best, (long long)p->stale, terminal ? "   " : "\n");
 }
 
+/* A mean gradient below this share of the mini-batch gradient cannot be told from sampling noise.
+ */
+#define SIGNAL 0.05
+
+static void number_cell(cli_table *table, const char *format, double x)
+{
+    char text[32];
+    snprintf(text, sizeof text, format, x);
+    cli_cell(table, "%s", isnan(x) ? "-" : text);
+}
+
 static void print_table(const mtbal_calibration *results, int count, mtbal_arena *arena)
 {
     static const char *const heads[] = {"task",       "G",    "at the end", "over the run", "SNR",
@@ -76,19 +100,20 @@ static void print_table(const mtbal_calibration *results, int count, mtbal_arena
     cli_table_init(&table, arena, 9, heads);
     for (int i = 0; i < count; i++) {
         const mtbal_calibration *r = &results[i];
+        const bool alone = !isnan(r->rms_end);
         cli_cell(&table, "%s", r->task);
         cli_cell(&table, "%.5g", r->g);
-        cli_cell(&table, "%.4g", r->rms_end);
-        cli_cell(&table, "%.4g", r->rms_run);
-        if (isnan(r->snr))
-            cli_cell(&table, "-");
-        else
-            cli_cell(&table, "%.3f", r->snr);
-        cli_cell(&table, "%.5g", r->first_loss);
-        cli_cell(&table, "%.5g", r->loss);
+        number_cell(&table, "%.4g", r->rms_end);
+        number_cell(&table, "%.4g", r->rms_run);
+        number_cell(&table, "%.3f", r->snr);
+        number_cell(&table, "%.5g", alone ? r->first_loss : NAN);
+        number_cell(&table, "%.5g", alone ? r->loss : NAN);
         cli_cell(&table, "%lld", (long long)r->epochs);
-        cli_cell(&table, "weight %.4g%s%s", 1 / r->g / inverse,
-                 r->floored ? "; floor used, the task learns its data by heart" : "",
+        cli_cell(&table, "weight %.4g%s%s%s", 1 / r->g / inverse,
+                 !r->floored                  ? ""
+                 : strcmp(a.measure, "floor") ? "; learns its data by heart"
+                                              : "; floor used, the task learns its data by heart",
+                 r->snr > SIGNAL ? "; mean gradient above its noise: lower lr, or --cosine" : "",
                  r->converged ? "" : "; not converged");
     }
     cli_table_print(stdout, &table);
@@ -108,6 +133,10 @@ static void print_json(const mtbal_calibration *results, int count)
         json_number(&json, "rms_end", r->rms_end);
         json_number(&json, "rms_run", r->rms_run);
         json_number(&json, "rms_start", r->rms_start);
+        json_number(&json, "rms_heldout", r->rms_heldout);
+        json_number(&json, "rms_heads", r->rms_heads);
+        json_number(&json, "rms_joint", r->rms_joint);
+        json_number(&json, "rel", r->rel);
         json_number(&json, "snr", r->snr);
         json_number(&json, "first_loss", r->first_loss);
         json_number(&json, "loss", r->loss);
@@ -123,6 +152,25 @@ static void print_json(const mtbal_calibration *results, int count)
     printf("\n");
 }
 
+/* What makes a stored G doubtful, said plainly. */
+static void warn(const mtbal_calibration *results, int count)
+{
+    enum { FEW_BATCHES = 10 };
+    for (int i = 0; i < count; i++) {
+        const mtbal_calibration *r = &results[i];
+        if (!r->converged)
+            fprintf(stderr,
+                    "warning: task %s did not converge in %lld epochs: its G is that of a task "
+                    "under way; give it more with --max-epochs\n",
+                    r->task, (long long)r->epochs);
+        if (i == 0 && r->batches < FEW_BATCHES)
+            fprintf(stderr,
+                    "warning: an epoch has %lld batches: G is rough; lower --batch, or give more "
+                    "data\n",
+                    (long long)r->batches);
+    }
+}
+
 static mtbal_status work(const char *model, mtbal_arena *arena, mtbal_diag *diag)
 {
     mtbal_calibrate_options o;
@@ -136,18 +184,14 @@ static mtbal_status work(const char *model, mtbal_arena *arena, mtbal_diag *diag
     o.nset = a.set.count;
     o.model = model, o.data = a.data, o.valid = a.valid, o.measure = a.measure;
     o.batch = a.batch, o.max_epochs = a.max_epochs, o.patience = a.patience, o.window = a.window;
+    o.cosine = a.cosine, o.warmup = a.warmup;
     o.seed = (uint64_t)a.seed, o.threads = (int)a.threads, o.kappa = a.kappa;
     MTBAL_TRY(mtbal_calibrate(&o, arena, &results, &count, a.quiet || a.json ? NULL : on_epoch,
                               &terminal, diag));
     if (terminal && !a.quiet && !a.json)
         fprintf(stderr, "\n");
     MTBAL_TRY(mtbal_calibration_store(model, a.out ? a.out : model, count, results, diag));
-    for (int i = 0; i < count; i++)
-        if (!results[i].converged)
-            fprintf(stderr,
-                    "warning: task %s did not converge in %lld epochs; give it more with "
-                    "--max-epochs\n",
-                    results[i].task, (long long)results[i].epochs);
+    warn(results, count);
     if (a.json)
         print_json(results, count);
     else if (!a.quiet)

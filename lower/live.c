@@ -20,6 +20,14 @@ static mtbal_value *find_input(const lowering *l, const char *name)
     return NULL;
 }
 
+static bool is_fixed(const mtbal_lower_options *o, const char *state)
+{
+    for (int i = 0; i < o->nfixed; i++)
+        if (!strcmp(o->fixed[i], state))
+            return true;
+    return false;
+}
+
 static mtbal_status choose_states(lowering *l)
 {
     mtbal_list list;
@@ -38,7 +46,8 @@ static mtbal_status choose_states(lowering *l)
                               next             ? list.names[i]
                               : list.values[i] ? list.values[i]
                                                : "?");
-        l->states[l->nstates++] = (lower_state){value->name, value, next, -1};
+        if (!is_fixed(l->options, list.names[i]))
+            l->states[l->nstates++] = (lower_state){value->name, value, next, -1};
     }
     return MTBAL_OK;
 }

@@ -22,7 +22,9 @@ typedef struct mtbal_lower_options {
     const mtbal_bind *binds; /* shapes of graph inputs */
     int noutputs;            /* which graph outputs to compute; -1: all */
     const char *const *outputs;
-    bool states;  /* compute the next states and apply them (mtbal.state in the metadata) */
+    bool states; /* compute the next states and apply them (mtbal.state in the metadata) */
+    int nfixed;  /* states that keep their values: inputs with a default */
+    const char *const *fixed;
     bool no_fuse; /* run function bodies instead of fused kernels, no elementwise fusion: for tests
                    */
     bool no_inplace; /* for tests */

@@ -128,6 +128,11 @@ mtbal_status mtbal_pass_metadata(mtbal_context *c)
     for (int i = 0; i < c->nparams; i++)
         put_entry(&t, c->params[i].value->name, NULL);
     MTBAL_TRY(set_property(c, "mtbal.params", &t, "]"));
+    put(&t, "[", 1);
+    for (int i = 0; i < c->nparams; i++)
+        if (c->params[i].reach & (c->params[i].reach - 1)) /* two tasks or more */
+            put_entry(&t, c->params[i].value->name, NULL);
+    MTBAL_TRY(set_property(c, "mtbal.shared", &t, "]"));
     put(&t, "{", 1);
     for (int i = 0; i < c->nstates; i++)
         put_entry(&t, c->states[i].value->name, c->states[i].output->name);

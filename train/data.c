@@ -215,3 +215,11 @@ void mtbal_data_order(const mtbal_data *data, bool shuffle, uint64_t seed, int64
         order[j] = swap;
     }
 }
+
+void mtbal_data_draw(const mtbal_data *data, uint64_t seed, int64_t draw, int64_t n, int64_t *order)
+{
+    uint64_t state = ~seed * 0xD1342543DE82EF95u + (uint64_t)draw;
+    state = next_random(&state); /* neighbouring draws must not overlap */
+    for (int64_t i = 0; i < n; i++)
+        order[i] = (int64_t)(next_random(&state) % (uint64_t)data->samples);
+}

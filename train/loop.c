@@ -4,6 +4,8 @@
 #include <math.h>
 #include <time.h>
 
+#define PI 3.14159265358979323846
+
 typedef struct loop {
     mtbal_session *session;
     const mtbal_data *data;
@@ -71,6 +73,22 @@ static double learning_rate(const mtbal_program *program)
     return mtbal_tensor_f64(&as, 0);
 }
 
+/* The schedule, into the program's learning rate. */
+static void set_learning_rate(const loop *l, mtbal_program *program)
+{
+    const mtbal_schedule *schedule = &l->options->schedule;
+    rt_tensor *t = mtbal_instance_input(program->instance, "mtbal/lr");
+    double step = (double)(l->options->before + l->step), factor = 1;
+    if ((!schedule->warmup && !schedule->total) || !t || !t->data)
+        return;
+    if (step < (double)schedule->warmup)
+        factor = (step + 1) / (double)schedule->warmup;
+    if (schedule->total)
+        factor *= 0.5 * (1 + cos(PI * fmin(1, step / (double)schedule->total)));
+    mtbal_tensor as = {.dtype = (mtbal_dtype)t->dtype, .count = 1, .data = t->data};
+    mtbal_tensor_set_f64(&as, 0, factor * program->lr);
+}
+
 static mtbal_status record(loop *l, const mtbal_program *program, int64_t epoch, int64_t n,
                            double took)
 {
@@ -113,6 +131,7 @@ static mtbal_status one_step(loop *l, int64_t epoch, int64_t first)
     MTBAL_TRY(mtbal_session_program(l->session, l->session->nfeeds, l->binds,
                                     measure ? MTBAL_MEASURE : MTBAL_TRAIN, &program, l->diag));
     mtbal_data_load(l->session, data, l->order + first, n, program);
+    set_learning_rate(l, program);
     double start = seconds();
     mtbal_instance_run(program->instance, l->options->seed + (uint64_t)l->step);
     return record(l, program, epoch, n, seconds() - start);

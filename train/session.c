@@ -57,15 +57,19 @@ static mtbal_status list_outputs(mtbal_session *s, const mtbal_graph *graph, mtb
         s->has_weights = s->has_weights || starts_with(name, "mtbal/weight/");
         s->has_norms = s->has_norms || starts_with(name, "mtbal/grad_norm/");
         s->has_cosine = s->has_cosine || !strcmp(name, "mtbal/cosine");
+        s->has_tensors = s->has_tensors || starts_with(name, "mtbal/task_grad/");
     }
     return MTBAL_OK;
 }
 
 static mtbal_status read_metadata(mtbal_session *s, const mtbal_model *model, mtbal_diag *diag)
 {
-    mtbal_list tasks, states;
+    mtbal_list tasks, states, shared;
     MTBAL_TRY(mtbal_property_list(model, "mtbal.tasks", s->arena, &tasks, diag));
     MTBAL_TRY(mtbal_property_list(model, "mtbal.state", s->arena, &states, diag));
+    MTBAL_TRY(mtbal_property_list(model, "mtbal.shared", s->arena, &shared, diag));
+    s->nshared = shared.count;
+    s->shared = shared.names;
     s->ntasks = tasks.count;
     s->tasks = tasks.names;
     s->losses = tasks.values;
@@ -122,7 +126,7 @@ void mtbal_session_close(mtbal_session *session)
     mtbal_arena_free(session->arena);
 }
 
-static bool is_measure(const mtbal_session *s, const char *name)
+static bool is_norm(const mtbal_session *s, const char *name)
 {
     static const char norm[] = "mtbal/grad_norm/";
     const char *only = s->options.only_task;
@@ -131,8 +135,42 @@ static bool is_measure(const mtbal_session *s, const char *name)
     return !only && !strcmp(name, "mtbal/cosine");
 }
 
-/* Which outputs a program computes: all, or losses and weights, and with `measuring` norms and
- * cosines. */
+/* mtbal/task_grad/T/P of the session's only task, for a P that is shared. */
+static bool is_task_tensor(const mtbal_session *s, const char *name)
+{
+    static const char prefix[] = "mtbal/task_grad/";
+    const char *only = s->options.only_task;
+    if (!only || !starts_with(name, prefix) || !starts_with(name + sizeof prefix - 1, only))
+        return false;
+    const char *parameter = name + sizeof prefix - 1 + strlen(only);
+    for (int i = 0; *parameter == '/' && i < s->nshared; i++)
+        if (!strcmp(s->shared[i], parameter + 1))
+            return true;
+    return false;
+}
+
+/* Whether a program of this mode computes the output. */
+static bool is_wanted(const mtbal_session *s, mtbal_mode mode, const char *name)
+{
+    bool own = !starts_with(name, "mtbal/") || starts_with(name, "mtbal/loss/");
+    switch (mode) {
+    case MTBAL_EVALUATE:
+        return own;
+    case MTBAL_PROBE:
+        return own || is_norm(s, name);
+    case MTBAL_PROBE_TENSORS:
+        return is_task_tensor(s, name);
+    default:
+        return s->options.all_outputs || !s->is_step || own || !strcmp(name, "mtbal/loss") ||
+               starts_with(name, "mtbal/weight/") || (mode == MTBAL_MEASURE && is_norm(s, name));
+    }
+}
+
+static bool steps(mtbal_mode mode)
+{
+    return mode == MTBAL_TRAIN || mode == MTBAL_MEASURE;
+}
+
 static mtbal_status choose_outputs(const mtbal_session *s, mtbal_mode mode, const char ***names,
                                    int *count, mtbal_diag *diag)
 {
@@ -140,17 +178,9 @@ static mtbal_status choose_outputs(const mtbal_session *s, mtbal_mode mode, cons
     if (!*names)
         return mtbal_no_memory(diag);
     *count = 0;
-    for (int i = 0; i < s->noutputs; i++) {
-        const char *name = s->outputs[i];
-        bool ours = starts_with(name, "mtbal/");
-        bool cheap = !strcmp(name, "mtbal/loss") || starts_with(name, "mtbal/loss/") ||
-                     starts_with(name, "mtbal/weight/");
-        bool loss = !ours || starts_with(name, "mtbal/loss/");
-        if (mode == MTBAL_EVALUATE ? loss
-                                   : s->options.all_outputs || !s->is_step || !ours || cheap ||
-                                         (mode == MTBAL_MEASURE && is_measure(s, name)))
-            (*names)[(*count)++] = name;
-    }
+    for (int i = 0; i < s->noutputs; i++)
+        if (is_wanted(s, mode, s->outputs[i]))
+            (*names)[(*count)++] = s->outputs[i];
     return MTBAL_OK;
 }
 
@@ -189,6 +219,34 @@ static mtbal_status apply_settings(mtbal_session *s, mtbal_program *p, bool stat
     return MTBAL_OK;
 }
 
+/* A state that belongs to a shared parameter: itself, or a moment of it (mtbal/.../PARAMETER). */
+static bool is_shared_state(const mtbal_session *s, const char *state)
+{
+    size_t n = strlen(state);
+    for (int i = 0; i < s->nshared; i++) {
+        size_t k = strlen(s->shared[i]);
+        if (!strcmp(state, s->shared[i]) ||
+            (starts_with(state, "mtbal/") && n > k + 1 && !strcmp(state + n - k, s->shared[i]) &&
+             state[n - k - 1] == '/'))
+            return true;
+    }
+    return false;
+}
+
+/* The states that a session with freeze_shared leaves alone. */
+static mtbal_status list_frozen(const mtbal_session *s, mtbal_lower_options *options,
+                                mtbal_diag *diag)
+{
+    const char **fixed = mtbal_arena_array(s->arena, (size_t)s->nstates + 1, sizeof *fixed);
+    if (!fixed)
+        return mtbal_no_memory(diag);
+    for (int i = 0; i < s->nstates; i++)
+        if (is_shared_state(s, s->states[i]))
+            fixed[options->nfixed++] = s->states[i];
+    options->fixed = fixed;
+    return MTBAL_OK;
+}
+
 static mtbal_status compile(mtbal_session *s, mtbal_program *p, mtbal_diag *diag)
 {
     const char **outputs = NULL;
@@ -199,10 +257,17 @@ static mtbal_status compile(mtbal_session *s, mtbal_program *p, mtbal_diag *diag
                                    .binds = p->binds,
                                    .noutputs = noutputs,
                                    .outputs = outputs,
-                                   .states = s->is_step && p->mode != MTBAL_EVALUATE};
+                                   .states = s->is_step && steps(p->mode)};
+    if (s->options.freeze_shared)
+        MTBAL_TRY(list_frozen(s, &options, diag));
     MTBAL_TRY(mtbal_lower(p->model, &options, &p->plan, diag));
     MTBAL_TRY(mtbal_instance_new(p->plan, s->options.threads, &p->instance, diag));
-    return apply_settings(s, p, s->current == NULL, diag);
+    MTBAL_TRY(apply_settings(s, p, s->current == NULL, diag));
+    const rt_tensor *lr = mtbal_instance_input(p->instance, "mtbal/lr");
+    mtbal_tensor as = {.dtype = lr ? (mtbal_dtype)lr->dtype : MTBAL_FLOAT, .count = 1};
+    as.data = lr ? lr->data : NULL;
+    p->lr = as.data ? mtbal_tensor_f64(&as, 0) : NAN;
+    return MTBAL_OK;
 }
 
 /* In a program that only evaluates, states are inputs. */
@@ -263,7 +328,7 @@ mtbal_status mtbal_session_program(mtbal_session *session, int nbinds, const mtb
     mtbal_program *owner = session->current;
     if (owner && owner != p)
         copy_states(session, owner, p);
-    if (mode != MTBAL_EVALUATE || !owner)
+    if (steps(mode) || !owner)
         session->current = p;
     *program = p;
     return MTBAL_OK;

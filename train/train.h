@@ -22,14 +22,17 @@ typedef struct mtbal_session_options {
     int nset;
     const mtbal_setting *set;
     bool all_outputs;      /* compute every output of the graph, not only losses, weights, norms */
+    bool freeze_shared;    /* parameters that two or more tasks reach keep their values */
     const char *only_task; /* measure this task's norm only; NULL: all norms and cosines */
 } mtbal_session_options;
 
 /* What a program computes of a step graph. */
 typedef enum mtbal_mode {
-    MTBAL_TRAIN,   /* losses, weights; applies the states */
-    MTBAL_MEASURE, /* norms and cosines too */
-    MTBAL_EVALUATE /* losses only; leaves the states alone */
+    MTBAL_TRAIN,        /* losses, weights; applies the states */
+    MTBAL_MEASURE,      /* norms and cosines too */
+    MTBAL_EVALUATE,     /* the network's own outputs only; leaves the states alone */
+    MTBAL_PROBE,        /* norms too; leaves the states alone */
+    MTBAL_PROBE_TENSORS /* mtbal/task_grad/... of only_task; leaves the states alone */
 } mtbal_mode;
 
 /* An input that data must fill: no default, not set. dims[0] is the batch axis if `batched`. */
@@ -52,7 +55,9 @@ typedef struct mtbal_session {
     const char **outputs; /* all graph outputs, in order */
     mtbal_feed *feeds;
     bool is_step; /* a step graph: has states */
-    bool has_weights, has_norms, has_cosine;
+    int nshared;
+    const char **shared; /* parameters that two or more tasks reach */
+    bool has_weights, has_norms, has_cosine, has_tensors;
     struct mtbal_program *programs; /* list */
     struct mtbal_program *current;  /* whose memory holds the states */
 } mtbal_session;
@@ -66,6 +71,7 @@ typedef struct mtbal_program {
     mtbal_model *model;
     mtbal_plan *plan;
     mtbal_instance *instance;
+    double lr; /* as the model or --set gives it; NAN without */
 } mtbal_program;
 
 /* Opens a model: a step graph, or any other. Free with mtbal_session_close (NULL is fine). */
@@ -116,7 +122,17 @@ void mtbal_data_load(const mtbal_session *session, const mtbal_data *data, const
 void mtbal_data_order(const mtbal_data *data, bool shuffle, uint64_t seed, int64_t epoch,
                       int64_t *order);
 
+/* n samples drawn with replacement, into order [n]: they depend on seed and draw only. */
+void mtbal_data_draw(const mtbal_data *data, uint64_t seed, int64_t draw, int64_t n,
+                     int64_t *order);
+
 /* ------------------------------------------------------------------ loop.c */
+
+/* What the learning rate is multiplied by over a training: a linear rise over the first `warmup`
+ * steps; half a cosine from 1 down to 0 over `total` steps (0: stays 1). */
+typedef struct mtbal_schedule {
+    int64_t warmup, total;
+} mtbal_schedule;
 
 typedef struct mtbal_loop_options {
     int64_t epochs;     /* 0: one, or as many as `limit` needs */
@@ -124,6 +140,8 @@ typedef struct mtbal_loop_options {
     int64_t norm_every; /* measure on every n-th step; 0: never */
     bool shuffle;
     uint64_t seed;
+    mtbal_schedule schedule; /* zeros: the learning rate stays */
+    int64_t before;          /* steps of the schedule that were taken before this call */
 } mtbal_loop_options;
 
 /* What a step showed. Arrays are [session->ntasks]; NAN where not measured. */

@@ -1,0 +1,211 @@
+/* train/fit.c: one training until the smoothed loss no longer improves. */
+#include "train/fit.h"
+
+#include <math.h>
+
+/* What is watched: the weighted total of a record's or a program's losses. */
+static double watched_loss(const mtbal_fit *f, const double *loss)
+{
+    double total = 0;
+    for (int i = 0; i < f->ntasks; i++)
+        if (f->weights[i] != 0)
+            total += f->weights[i] * loss[i];
+    return total;
+}
+
+static mtbal_status diverges(const mtbal_fit *f, mtbal_diag *diag, double loss)
+{
+    return mtbal_fail(diag, MTBAL_CHECK, f->session->path, "lower the learning rate: --set lr=...",
+                      "%s diverges in its training: loss %g at first, %g after %lld steps%s",
+                      f->name, f->result->start_loss, loss, (long long)f->steps,
+                      isfinite(f->norm) ? "" : ", and its gradient is not finite");
+}
+
+static mtbal_status on_step(void *context, const mtbal_record *record, mtbal_diag *diag)
+{
+    mtbal_fit *f = context;
+    double loss = watched_loss(f, record->loss);
+    if (f->steps == 0)
+        f->result->start_loss = loss;
+    f->norm = f->task >= 0 ? record->grad_norm[f->task] : 0;
+    if (!isfinite(f->norm) && isfinite(loss) && f->steps == 0)
+        return mtbal_fail(diag, MTBAL_CHECK, f->session->path,
+                          "look for a square root of 0, a division by 0 or a logarithm of 0 in it",
+                          "%s: its gradient is %g at the start, where its loss is %g", f->name,
+                          f->norm, loss);
+    if (!isfinite(f->norm) || !isfinite(loss))
+        return diverges(f, diag, loss);
+    if (f->task >= 0)
+        f->window[f->steps % f->options->window] = f->norm * f->norm;
+    f->sum += f->norm * f->norm;
+    f->epoch_loss += loss;
+    f->epoch_steps++;
+    f->steps++;
+    return MTBAL_OK;
+}
+
+/* Mean of what is watched on the validation data, without changing a state. */
+static mtbal_status validate(mtbal_fit *f, double *loss, mtbal_diag *diag)
+{
+    const mtbal_data *data = f->valid;
+    mtbal_session *s = f->session;
+    mtbal_bind *binds = mtbal_arena_array(s->arena, (size_t)s->nfeeds + 1, sizeof *binds);
+    int64_t *order = mtbal_arena_array(s->arena, (size_t)data->batch, sizeof *order);
+    double *losses = mtbal_arena_array(s->arena, (size_t)s->ntasks + 1, sizeof *losses), sum = 0;
+    int64_t samples = 0;
+    if (!binds || !order || !losses)
+        return mtbal_no_memory(diag);
+    for (int64_t first = 0; first + data->batch <= data->samples; first += data->batch) {
+        mtbal_program *program; /* the mean over whole batches is enough */
+        mtbal_data_binds(s, data, data->batch, binds);
+        MTBAL_TRY(mtbal_session_program(s, s->nfeeds, binds, MTBAL_EVALUATE, &program, diag));
+        for (int64_t i = 0; i < data->batch; i++)
+            order[i] = first + i;
+        mtbal_data_load(s, data, order, data->batch, program);
+        mtbal_instance_run(program->instance, f->options->seed);
+        for (int i = 0; i < s->ntasks; i++)
+            losses[i] = mtbal_program_scalar(program, s->losses[i]);
+        sum += (double)data->batch * watched_loss(f, losses);
+        samples += data->batch;
+    }
+    *loss = sum / (double)samples;
+    return MTBAL_OK;
+}
+
+/* Keeps the states of the lowest validation loss. */
+static mtbal_status keep_best(mtbal_fit *f, double loss, mtbal_diag *diag)
+{
+    if (f->best_states && !(loss < f->result->best_valid))
+        return MTBAL_OK;
+    if (!f->best_states)
+        f->best_states =
+            mtbal_arena_alloc(f->session->arena, mtbal_session_state_bytes(f->session));
+    if (!f->best_states)
+        return mtbal_no_memory(diag);
+    mtbal_session_save_states(f->session, f->best_states);
+    f->result->best_valid = loss;
+    return MTBAL_OK;
+}
+
+/* Whether a loss goes down still: its smoothed value against the best so far. */
+typedef struct plateau {
+    double smooth, best;
+    int64_t stale; /* epochs since the last improvement */
+} plateau;
+
+static void watch(plateau *p, double loss, double min_delta)
+{
+    p->smooth = isnan(p->smooth) ? loss : 0.7 * p->smooth + 0.3 * loss;
+    bool better = isinf(p->best) || p->smooth < p->best - min_delta * fabs(p->best);
+    p->stale = better ? 0 : p->stale + 1;
+    p->best = fmin(p->best, p->smooth);
+}
+
+static mtbal_status one_epoch(mtbal_fit *f, int64_t epoch, plateau *p, mtbal_diag *diag)
+{
+    const mtbal_calibrate_options *o = f->options;
+    mtbal_calibration *r = f->result;
+    mtbal_loop_options loop = {.epochs = 1,
+                               .norm_every = f->task >= 0,
+                               .shuffle = true,
+                               .seed = o->seed + (uint64_t)epoch,
+                               .before = f->steps};
+    loop.schedule = (mtbal_schedule){o->warmup, o->cosine ? o->max_epochs * r->batches : 0};
+    f->epoch_loss = 0;
+    f->epoch_steps = 0;
+    MTBAL_TRY(mtbal_loop_run(f->session, f->data, &loop, on_step, f, diag));
+    double loss = f->epoch_loss / (double)f->epoch_steps, watched = loss;
+    if (f->valid) {
+        MTBAL_TRY(validate(f, &watched, diag));
+        MTBAL_TRY(keep_best(f, watched, diag));
+    }
+    if (epoch == 0)
+        r->first_loss = loss;
+    r->loss = loss;
+    r->epochs = epoch + 1;
+    watch(p, watched, o->min_delta);
+    mtbal_calibrate_progress progress = {f->task, f->ntasks, f->name, epoch + 1, o->max_epochs,
+                                         loss,    f->norm,   p->best, p->stale};
+    if (f->on_epoch)
+        f->on_epoch(f->context, &progress);
+    return MTBAL_OK;
+}
+
+mtbal_status mtbal_fit_run(mtbal_fit *f, mtbal_diag *diag)
+{
+    const mtbal_calibrate_options *o = f->options;
+    mtbal_calibration *r = f->result;
+    plateau p = {NAN, INFINITY, 0};
+    int64_t least = (o->window + r->batches - 1) / r->batches; /* epochs that fill the window */
+    bool stop = false;
+    for (int64_t epoch = 0; epoch < o->max_epochs && !stop; epoch++) {
+        MTBAL_TRY(one_epoch(f, epoch, &p, diag));
+        r->converged = p.stale >= o->patience && epoch + 1 >= least;
+        stop = r->converged && !o->cosine;
+    }
+    r->steps = f->steps;
+    if (r->loss - r->start_loss > fabs(r->start_loss))
+        return diverges(f, diag, r->loss);
+    double sum = 0;
+    for (int64_t i = 0; i < o->window; i++)
+        sum += f->window[i];
+    r->rms_end = sqrt(sum / (double)o->window);
+    r->rms_run = sqrt(f->sum / (double)f->steps);
+    return MTBAL_OK;
+}
+
+mtbal_probe mtbal_fit_probe(const mtbal_fit *f)
+{
+    return (mtbal_probe){.session = f->session,
+                         .data = f->data,
+                         .batch = f->data->batch,
+                         .count = f->options->window,
+                         .seed = f->options->seed};
+}
+
+/* ------------------------------------------------------------------ before it begins */
+
+static mtbal_status check_data(mtbal_fit *f, mtbal_diag *diag)
+{
+    const mtbal_calibrate_options *o = f->options;
+    int64_t batches = f->data->samples / f->data->batch, steps = batches * o->max_epochs;
+    if (!f->session->has_norms)
+        return mtbal_fail(diag, MTBAL_USAGE, f->session->path,
+                          "rewrite the model with --outputs norms",
+                          "the step graph measures no gradient norms");
+    if (batches < 2)
+        return mtbal_fail(diag, MTBAL_INVALID, o->data, "lower --batch, or give more data",
+                          "%lld samples are %lld batch of %lld: the gradient's noise cannot be "
+                          "seen in less than 2",
+                          (long long)f->data->samples, (long long)batches,
+                          (long long)f->data->batch);
+    if (steps < o->window)
+        return mtbal_fail(diag, MTBAL_INVALID, o->data,
+                          "raise --max-epochs, lower --window or --batch, or give more data",
+                          "%lld epochs of %lld batches are too little for a window of %lld steps",
+                          (long long)o->max_epochs, (long long)batches, (long long)o->window);
+    bool partial = f->data->samples % f->data->batch != 0, fixed = false;
+    for (int i = 0; i < f->session->nfeeds; i++)
+        fixed = fixed || (f->session->feeds[i].rank > 0 && f->session->feeds[i].dims[0].size >= 0);
+    f->result->batches = batches + (partial && !fixed);
+    return MTBAL_OK;
+}
+
+mtbal_status mtbal_fit_open(mtbal_fit *f, const mtbal_session_options *options, mtbal_diag *diag)
+{
+    const mtbal_calibrate_options *o = f->options;
+    MTBAL_TRY(mtbal_session_open(o->model, options, &f->session, diag));
+    MTBAL_TRY(mtbal_data_open(f->session, o->data, false, o->batch, &f->data, diag));
+    MTBAL_TRY(check_data(f, diag));
+    if (o->valid)
+        MTBAL_TRY(mtbal_data_open(f->session, o->valid, false, f->data->batch, &f->valid, diag));
+    f->window = mtbal_arena_array(f->session->arena, (size_t)o->window, sizeof *f->window);
+    return f->window ? MTBAL_OK : mtbal_no_memory(diag);
+}
+
+void mtbal_fit_close(mtbal_fit *f)
+{
+    mtbal_data_close(f->data);
+    mtbal_data_close(f->valid);
+    mtbal_session_close(f->session);
+}
