@@ -5,6 +5,7 @@
 # make sanitize   runs the tests under AddressSanitizer and UBSan
 # make test-ort   compares with ONNX Runtime (installs it into .venv)
 # make bench      measures
+# make bench-balance   trains the problems of models/ with every balancing; SEEDS=5
 # Variables: CC, CFLAGS, V=1
 
 CC      ?= gcc
@@ -31,7 +32,7 @@ TEST_X  := $(TESTS:tests/%.c=$(BUILD)/tests/%)
 LIB     := $(BUILD)/libmtbal.a
 PROTO   ?= /usr/include/onnx/onnx.proto
 
-.PHONY: all clean deps demo test test-run strict sanitize test-ort bench format
+.PHONY: all clean deps demo test test-run strict sanitize test-ort bench bench-balance format
 all: $(TOOLS)
 
 # ---------------------------------------------------------------- what a fresh Debian machine needs
@@ -80,6 +81,13 @@ test-ort: deps
 bench: deps
 	@$(MAKE) --no-print-directory all $(BUILD)/bench/bench_mlp
 	@BENCH=$(BUILD) BIN=$(BIN) sh bench/run.sh
+
+SEEDS    ?= 5
+PROBLEMS ?=
+bench-balance: deps
+	@$(MAKE) --no-print-directory $(BUILD)/bench/bench_balance
+	@mkdir -p $(BUILD)/bench/balance
+	@$(BUILD)/bench/bench_balance $(BUILD)/bench/balance $(SEEDS) $(PROBLEMS)
 
 format:
 	clang-format -i $(foreach f,$(FOLDERS) cli tests bench,$(wildcard $(f)/*.c $(f)/*.h))

@@ -87,14 +87,17 @@ def digits(rng):
 
 
 def toyscale(rng, scales=(1.0, 100.0), d=40, width=10):
-    """B1: two regressions on one random mechanism whose targets differ by 100 in scale (GradNorm's toy, posed anew)."""
+    """B1: two regressions on one random mechanism whose targets differ by 100 in scale (GradNorm's toy, posed anew; the
+    test targets are without the noise)."""
     shared = rng.normal(0, np.sqrt(10.0), (d, width))
     x = rng.normal(0, 1, (6000, d)).astype(np.float32)
     arrays = {"x": x}
     for i, s in enumerate(scales):
         own = rng.normal(0, np.sqrt(20.0), (d, width))
         clean = np.tanh(x @ (shared + own) / np.sqrt(30.0 * d))
-        arrays[f"y{i}"] = (s * (clean + 0.1 * rng.normal(0, 1, clean.shape))).astype(np.float32)
+        noise = 0.1 * rng.normal(0, 1, clean.shape)
+        noise[5000:] = 0
+        arrays[f"y{i}"] = (s * (clean + noise)).astype(np.float32)
     net = Problem((d, 64, 64, 64), [("small", width, mean_square), ("large", width, mean_square)])
     return net, split(arrays, 4000, 1000, 1000)
 
