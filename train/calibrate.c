@@ -250,7 +250,8 @@ static mtbal_status check_options(const mtbal_calibrate_options *o, const mtbal_
 {
     const mtbal_measure *m = mtbal_measure_find(o->measure);
     if (o->window < 2)
-        return mtbal_fail(diag, MTBAL_USAGE, "--window", NULL, "a window needs at least two steps");
+        return mtbal_fail(diag, MTBAL_USAGE, "--window", "40 is enough for most tasks",
+                          "a window needs at least two steps");
     if (!session->is_step || session->ntasks == 0)
         return mtbal_fail(diag, MTBAL_INVALID, o->model, "make one with mtbal-rewrite",
                           "this is no step graph");
