@@ -4,6 +4,7 @@
 # make strict     builds with gcc and clang, every warning an error; checks the formatting
 # make sanitize   runs the tests under AddressSanitizer and UBSan
 # make test-ort   compares with ONNX Runtime (installs it into .venv)
+# make test-torch compares calibrations with an independent PyTorch program (installs torch into .venv-torch)
 # make bench      measures
 # make bench-balance   trains the problems of models/ with every balancing; SEEDS=5
 # Variables: CC, CFLAGS, V=1
@@ -32,7 +33,7 @@ TEST_X  := $(TESTS:tests/%.c=$(BUILD)/tests/%)
 LIB     := $(BUILD)/libmtbal.a
 PROTO   ?= /usr/include/onnx/onnx.proto
 
-.PHONY: all clean deps demo test test-run strict sanitize test-ort bench bench-balance format
+.PHONY: all clean deps demo test test-run strict sanitize test-ort test-torch bench bench-balance format
 all: $(TOOLS)
 
 # ---------------------------------------------------------------- what a fresh Debian machine needs
@@ -77,6 +78,10 @@ test-build: $(TEST_X)
 test-ort: deps
 	@$(MAKE) --no-print-directory all
 	@BIN=$(BIN) sh tests/ort/run.sh
+
+test-torch: deps
+	@$(MAKE) --no-print-directory all
+	@BIN=$(BIN) sh tests/torch/run.sh
 
 bench: deps
 	@$(MAKE) --no-print-directory all $(BUILD)/bench/bench_mlp

@@ -493,7 +493,7 @@ static void print_alone(int p)
             take(&s, alone(p, seed, t)->test[t]);
         print_metric(it->tasks[t].metric, &s);
     }
-    printf(" 0 | | |");
+    printf(" 0 | | | |");
     for (int t = 0; t < it->ntasks; t++)
         printf("%s%g", t ? ", " : " ", rates[best_alone[p][t]]);
     printf(" |\n");
@@ -502,7 +502,7 @@ static void print_alone(int p)
 static void print_method(int p, int method)
 {
     const problem *it = &problems[p];
-    spread deltas = {0}, ratio = {0};
+    spread deltas = {0}, gains = {0}, ratio = {0};
     double worst = -INFINITY;
     printf("| %s%s |", method == EQUAL ? "" : "1/", method == EQUAL ? "equal" : methods[method]);
     for (int t = 0; t < it->ntasks; t++) {
@@ -518,15 +518,21 @@ static void print_method(int p, int method)
     for (int seed = 0; seed < nseeds; seed++) {
         const job *j = &q->jobs[joint_at[p][seed][method][best_joint[p][method]]];
         double low = INFINITY, high = 0;
+        const job *equal = &q->jobs[joint_at[p][seed][EQUAL][best_joint[p][EQUAL]]];
         take(&deltas, delta(p, seed, j, true));
+        take(&gains, delta(p, seed, j, true) - delta(p, seed, equal, true));
         for (int t = 0; t < it->ntasks; t++) {
             low = fmin(low, j->g[t]);
             high = fmax(high, j->g[t]);
         }
         take(&ratio, log10(high / low));
     }
-    printf(" %+.1f ± %.1f | %+.0f | %.2f | %g |\n", mean_of(&deltas), error_of(&deltas), worst,
-           mean_of(&ratio), rates[best_joint[p][method]]);
+    printf(" %+.1f ± %.1f |", mean_of(&deltas), error_of(&deltas));
+    if (method == EQUAL)
+        printf(" |");
+    else
+        printf(" %+.1f ± %.1f |", mean_of(&gains), error_of(&gains));
+    printf(" %+.0f | %.2f | %g |\n", worst, mean_of(&ratio), rates[best_joint[p][method]]);
 }
 
 static void print_problem(int p)
@@ -536,8 +542,8 @@ static void print_problem(int p)
     for (int t = 0; t < it->ntasks; t++)
         printf(" %s, %s |", it->tasks[t].name,
                it->tasks[t].metric == NRMSE ? "nrmse" : "accuracy %");
-    printf(" delta_m %% | worst task %% | log10 of G's ratio | lr |\n|---|");
-    for (int t = 0; t < it->ntasks + 4; t++)
+    printf(" delta_m %% | against equal | worst task %% | log10 of G's ratio | lr |\n|---|");
+    for (int t = 0; t < it->ntasks + 5; t++)
         printf("---|");
     printf("\n");
     print_alone(p);
