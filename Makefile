@@ -84,7 +84,7 @@ test-torch: deps
 	@BIN=$(BIN) sh tests/torch/run.sh
 
 bench: deps
-	@$(MAKE) --no-print-directory all $(BUILD)/bench/bench_mlp
+	@$(MAKE) --no-print-directory all $(BUILD)/bench/bench_mlp $(BUILD)/bench/bench_step
 	@BENCH=$(BUILD) BIN=$(BIN) sh bench/run.sh
 
 SEEDS    ?= 5

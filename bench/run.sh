@@ -4,6 +4,7 @@
 set -eu
 mkdir -p build/bench
 "${BENCH:-build}/bench/bench_mlp" build/bench
+"${BENCH:-build}/bench/bench_step" build/bench
 if .venv/bin/python -c 'import onnxruntime, numpy' 2>/dev/null; then
     .venv/bin/python - <<'P'
 import time

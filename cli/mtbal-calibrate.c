@@ -71,11 +71,15 @@ static void on_epoch(void *context, const mtbal_calibrate_progress *p)
     bool terminal = *(bool *)context;
     if (!terminal && p->epoch % 10)
         return;
-    fprintf(
-        stderr,
-        "%s%s (%d of %d)  epoch %lld  loss %.5g  gradient norm %.4g  best %.5g, %lld epochs ago%s",
-        terminal ? "\r" : "", p->name, p->task + 1, p->ntasks, (long long)p->epoch, p->loss,
-        p->grad_norm, p->best, (long long)p->stale, terminal ? "   " : "\n");
+    char which[32] = "";
+    if (p->task >= 0)
+        snprintf(which, sizeof which, " (%d of %d)", p->task + 1, p->ntasks);
+    fprintf(stderr, "%s%s%s  epoch %lld  loss %.5g", terminal ? "\r" : "", p->name, which,
+            (long long)p->epoch, p->loss);
+    if (p->task >= 0)
+        fprintf(stderr, "  gradient norm %.4g", p->grad_norm);
+    fprintf(stderr, "  best %.5g, %lld epochs ago%s", p->best, (long long)p->stale,
+            terminal ? "   " : "\n");
 }
 
 /* A mean gradient below this share of the mini-batch gradient cannot be told from sampling noise.

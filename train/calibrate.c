@@ -104,9 +104,10 @@ mtbal_status mtbal_calibrate_task(const mtbal_calibrate_options *options, int nt
                                   const char *const *tasks, int task, mtbal_calibration *result,
                                   mtbal_on_epoch *on_epoch, void *context, mtbal_diag *diag)
 {
-    double *g = mtbal_malloc(2 * (size_t)ntasks * sizeof *g), *weights = g + ntasks;
+    double *g = mtbal_malloc(2 * (size_t)ntasks * sizeof *g);
     if (!g)
         return mtbal_no_memory(diag);
+    double *weights = g + ntasks;
     for (int i = 0; i < ntasks; i++) {
         g[i] = i == task ? 1 : INFINITY;
         weights[i] = i == task;
