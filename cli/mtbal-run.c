@@ -8,8 +8,8 @@
 
 typedef struct args {
     const char *data, *inputs, *outputs, *save, *log;
-    int64_t batch, epochs, seed, threads, norm_every, limit;
-    bool shuffle, json, quiet, verbose;
+    int64_t batch, epochs, seed, threads, norm_every, limit, warmup;
+    bool shuffle, cosine, json, quiet, verbose;
     cli_pairs set;
 } args;
 
@@ -26,6 +26,8 @@ static const cli_option options[] = {
     {"limit", 0, CLI_COUNT, &a.limit, "STEPS", "stop after so many steps"},
     {"shuffle", 0, CLI_FLAG, &a.shuffle, NULL, "a new order of the samples in every epoch"},
     {"seed", 0, CLI_COUNT, &a.seed, "S", "of the order and of random operators (default 0)"},
+    {"cosine", 0, CLI_FLAG, &a.cosine, NULL, "let the learning rate fall to 0 over the run"},
+    {"warmup", 0, CLI_COUNT, &a.warmup, "N", "let the learning rate rise over the first N steps"},
     {"set", 0, CLI_PAIRS, &a.set, "NAME=VALUE",
      "fill an input, a state or a hyper-parameter (lr, ...) with a\nnumber (repeatable)"},
     {"threads", 0, CLI_COUNT, &a.threads, "N",
@@ -321,7 +323,8 @@ static mtbal_status work(run *r, const char *model, mtbal_diag *diag)
                                .limit = a.limit,
                                .norm_every = a.norm_every,
                                .shuffle = a.shuffle,
-                               .seed = (uint64_t)a.seed};
+                               .seed = (uint64_t)a.seed,
+                               .schedule = {a.warmup, a.cosine ? MTBAL_WHOLE_RUN : 0}};
     r->started = cli_seconds();
     MTBAL_TRY(mtbal_loop_run(r->session, r->data, &loop, on_step, r, diag));
     end_epoch(r);

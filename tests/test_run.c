@@ -164,6 +164,58 @@ START_TEST(test_weights)
 }
 END_TEST
 
+/* ------------------------------------------------------------------ the learning rate */
+
+static mtbal_status keep_rate(void *context, const mtbal_record *r, mtbal_diag *diag)
+{
+    (void)diag;
+    ((double *)context)[r->step] = r->lr;
+    return MTBAL_OK;
+}
+
+/* Linear over the first steps, half a cosine over all; the batch of another size (the last of an
+ * epoch) goes by the same; a later call goes on where an earlier one stopped. */
+START_TEST(test_schedule)
+{
+    enum { STEPS = 12, WARMUP = 3 };
+    static const struct {
+        int64_t warmup, total, before;
+    } cases[] = {{0, 0, 0},
+                 {WARMUP, 0, 0},
+                 {0, MTBAL_WHOLE_RUN, 0},
+                 {WARMUP, MTBAL_WHOLE_RUN, 0},
+                 {WARMUP, 2 * STEPS, 0},
+                 {WARMUP, 2 * STEPS, STEPS},
+                 {0, 5, 0}};
+    mtbal_diag diag = {0};
+    mtbal_session *session = NULL;
+    mtbal_data *data = NULL;
+    mtbal_setting lr = {"lr", 0.004};
+    mtbal_session_options options = {.threads = 1, .set = &lr, .nset = 1};
+    mtbal_loop_options loop = {.limit = STEPS,
+                               .schedule = {cases[_i].warmup, cases[_i].total},
+                               .before = cases[_i].before};
+    double found[STEPS];
+    make_step("adam", "equal");
+    ck_assert_int_eq(mtbal_session_open(step_path, &options, &session, &diag), MTBAL_OK);
+    ck_assert_int_eq(mtbal_data_open(session, DATA, false, 300, &data, &diag), MTBAL_OK);
+    ck_assert_msg(mtbal_loop_run(session, data, &loop, keep_rate, found, &diag) == MTBAL_OK, "%s",
+                  diag.what);
+    for (int i = 0; i < STEPS; i++) {
+        double step = (double)(i + cases[_i].before), wanted = 0.004;
+        double total = cases[_i].total < 0 ? STEPS : (double)cases[_i].total;
+        if (step < (double)cases[_i].warmup)
+            wanted *= (step + 1) / (double)cases[_i].warmup;
+        if (total > 0)
+            wanted *= step < total ? 0.5 + 0.5 * cos(acos(-1) * step / total) : 0;
+        ck_assert_msg(fabs(found[i] - wanted) < 1e-9, "step %d: learning rate %g, not %g", i,
+                      found[i], wanted);
+    }
+    mtbal_data_close(data);
+    mtbal_session_close(session);
+}
+END_TEST
+
 /* ------------------------------------------------------------------ bad data */
 
 START_TEST(test_bad_data)
@@ -213,6 +265,7 @@ int main(void)
     tcase_add_test(tests, test_no_allocation);
     tcase_add_test(tests, test_threads);
     tcase_add_loop_test(tests, test_weights, 0, 6);
+    tcase_add_loop_test(tests, test_schedule, 0, 7);
     tcase_add_loop_test(tests, test_bad_data, 0, 4);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);

@@ -83,8 +83,9 @@ static void set_learning_rate(const loop *l, mtbal_program *program)
         return;
     if (step < (double)schedule->warmup)
         factor = (step + 1) / (double)schedule->warmup;
-    if (schedule->total)
-        factor *= 0.5 * (1 + cos(PI * fmin(1, step / (double)schedule->total)));
+    double total = (double)(schedule->total < 0 ? l->steps_total : schedule->total);
+    if (total > 0)
+        factor *= 0.5 * (1 + cos(PI * fmin(1, step / total)));
     mtbal_tensor as = {.dtype = (mtbal_dtype)t->dtype, .count = 1, .data = t->data};
     mtbal_tensor_set_f64(&as, 0, factor * program->lr);
 }

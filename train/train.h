@@ -129,10 +129,12 @@ void mtbal_data_draw(const mtbal_data *data, uint64_t seed, int64_t draw, int64_
 /* ------------------------------------------------------------------ loop.c */
 
 /* What the learning rate is multiplied by over a training: a linear rise over the first `warmup`
- * steps; half a cosine from 1 down to 0 over `total` steps (0: stays 1). */
+ * steps; half a cosine from 1 down to 0 over `total` steps (0: stays 1; MTBAL_WHOLE_RUN: the steps
+ * of the call of mtbal_loop_run). */
 typedef struct mtbal_schedule {
     int64_t warmup, total;
 } mtbal_schedule;
+#define MTBAL_WHOLE_RUN (-1)
 
 typedef struct mtbal_loop_options {
     int64_t epochs;     /* 0: one, or as many as `limit` needs */
