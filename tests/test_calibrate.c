@@ -362,6 +362,63 @@ START_TEST(test_nothing_shared)
 }
 END_TEST
 
+/* ------------------------------------------------------------------ memory */
+
+/* A calibration of every kind: alone with validation, heads, joint. */
+static mtbal_status calibrate_all(void *context)
+{
+    (void)context;
+    static const char *const measures[] = {"recal", "heads"};
+    for (int i = 0; i < 2; i++) {
+        mtbal_arena *arena = mtbal_arena_new();
+        mtbal_calibration *results;
+        mtbal_diag diag = {0};
+        int count;
+        mtbal_calibrate_options o = options_for("net.npz");
+        o.valid = o.data, o.measure = measures[i];
+        o.max_epochs = 2, o.window = 2;
+        mtbal_status status =
+            arena ? mtbal_calibrate(&o, arena, &results, &count, NULL, NULL, &diag) : MTBAL_NOMEM;
+        mtbal_arena_free(arena);
+        if (status == MTBAL_UNSUPPORTED) /* lowering may say: a shape that it does not know */
+            status = MTBAL_NOMEM;
+        MTBAL_TRY(status);
+    }
+    return MTBAL_OK;
+}
+
+static int left; /* allocations until one fails */
+
+static bool allow(void *context, size_t size)
+{
+    (void)context, (void)size;
+    return left <= 0 || --left > 0;
+}
+
+/* One allocation in some fifty fails, in a run each: there are ten thousands of them. */
+START_TEST(test_failed_allocations)
+{
+    int runs = 0;
+    mtbal_options rewrite = plain("sgd", MTBAL_OUT_NORMS | MTBAL_OUT_TASK_GRADS);
+    char *text = steps_network(2, 5);
+    steps_write(steps_parse(text), &rewrite, files_path("step.onnx"));
+    free(text);
+    steps_network_data(files_path("net.npz"), 48, 1, 1, false);
+    for (int n = 1, over = false; !over; n += 1 + n / 50, runs++) {
+        left = n;
+        mtbal_set_alloc_hook(allow, NULL);
+        mtbal_status status = calibrate_all(NULL);
+        mtbal_set_alloc_hook(NULL, NULL);
+        over = left > 0; /* it ended before the n-th */
+        ck_assert_msg(status == (over ? MTBAL_OK : MTBAL_NOMEM) || (!over && status == MTBAL_OK),
+                      "allocation %d: status %d", n, status);
+    }
+    ck_assert_int_gt(runs, 100);
+}
+END_TEST
+
+/* ------------------------------------------------------------------ the command */
+
 /* The command: too few epochs are a warning; what cannot be stored leaves the file as it was. */
 static char *run(const char *arguments, int *code)
 {
@@ -420,6 +477,7 @@ int main(void)
     tcase_add_test(tests, test_recal);
     tcase_add_loop_test(tests, test_bad, 0, (int)(sizeof bads / sizeof *bads));
     tcase_add_test(tests, test_nothing_shared);
+    tcase_add_test(tests, test_failed_allocations);
     tcase_add_test(tests, test_command);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);

@@ -309,10 +309,11 @@ mtbal_status mtbal_calibrate(const mtbal_calibrate_options *options, mtbal_arena
     int ntasks = session->ntasks;
     const char **tasks = mtbal_arena_array(arena, (size_t)ntasks + 1, sizeof *tasks);
     *results = mtbal_arena_array(arena, (size_t)ntasks + 1, sizeof **results);
-    for (int i = 0; tasks && i < ntasks; i++)
-        tasks[i] = mtbal_arena_printf(arena, "%s", session->tasks[i]);
+    bool named = tasks && *results;
+    for (int i = 0; named && i < ntasks; i++)
+        named = (tasks[i] = mtbal_arena_printf(arena, "%s", session->tasks[i])) != NULL;
     mtbal_session_close(session);
-    if (!tasks || !*results || (ntasks && !tasks[ntasks - 1]))
+    if (!named)
         return mtbal_no_memory(diag);
     *count = ntasks;
     return status == MTBAL_OK

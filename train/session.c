@@ -35,11 +35,15 @@ static mtbal_status list_feeds(mtbal_session *s, const mtbal_graph *graph, mtbal
         feed->name = mtbal_intern(s->arena, v->name);
         feed->dtype = v->type.dtype;
         feed->rank = v->type.rank;
+        bool copied = feed->name != NULL;
         for (int d = 0; d < v->type.rank; d++) {
-            feed->dims[d] = v->type.dims[d];
-            feed->dims[d].symbol =
-                v->type.dims[d].symbol ? mtbal_intern(s->arena, v->type.dims[d].symbol) : NULL;
+            const char *symbol = v->type.dims[d].symbol;
+            feed->dims[d].size = v->type.dims[d].size;
+            feed->dims[d].symbol = symbol ? mtbal_intern(s->arena, symbol) : NULL;
+            copied = copied && (!symbol || feed->dims[d].symbol);
         }
+        if (!copied)
+            return mtbal_no_memory(diag);
     }
     return MTBAL_OK;
 }
@@ -98,7 +102,7 @@ mtbal_status mtbal_session_open(const char *path, const mtbal_session_options *o
         s->options.threads = processors < 1 ? 1 : processors > 16 ? 16 : (int)processors;
     }
     mtbal_model *model = NULL;
-    mtbal_status status = mtbal_onnx_read(path, &model, diag);
+    mtbal_status status = s->path ? mtbal_onnx_read(path, &model, diag) : mtbal_no_memory(diag);
     if (status == MTBAL_OK)
         status = read_metadata(s, model, diag);
     mtbal_model_free(model);
