@@ -471,10 +471,12 @@ static double mean_of(const spread *s)
     return s->sum / s->n;
 }
 
-/* Standard error of the mean. */
+/* Standard error of the mean; NAN of one. */
 static double error_of(const spread *s)
 {
-    double variance = s->n > 1 ? (s->squares - s->sum * s->sum / s->n) / (s->n - 1) : NAN;
+    if (s->n < 2)
+        return NAN;
+    double variance = (s->squares - s->sum * s->sum / s->n) / (s->n - 1);
     return sqrt(fmax(0, variance) / s->n);
 }
 
