@@ -19,7 +19,7 @@ ALL_C    = $(CPP) -std=c11 $(WARN) $(CFLAGS) $(KERNEL) $(MODE)
 LIBS    := -lprotobuf-c -lz -lm -lpthread
 Q       := $(if $(V),,@)
 
-FOLDERS := graph graph/ops onnxio passes passes/gradients passes/balance runtime runtime/kernels lower lower/ops train
+FOLDERS := graph graph/ops onnxio passes passes/gradients passes/balance runtime runtime/kernels lower lower/ops lower/c train
 SOURCES := $(foreach f,$(FOLDERS),$(wildcard $(f)/*.c))
 CLI     := $(filter-out cli/mtbal-%.c,$(wildcard cli/*.c))
 OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o)
@@ -92,6 +92,14 @@ $(BUILD)/gen/%.o: $(BUILD)/gen/%.c
 	$(Q)$(CC) $(CPP) $(CFLAGS) $(MODE) -c $< -o $@
 $(filter $(BUILD)/onnxio/%,$(OBJECTS)) $(TEST_O): $(BUILD)/gen/onnx/onnx.pb-c.c
 
+# What --emit-c ships lies in the command itself, as text.
+SHIPPED := $(sort $(wildcard runtime/*.[ch] runtime/*.def runtime/kernels/*.[ch] lower/c/templates/*))
+$(BUILD)/gen/sources.c: $(SHIPPED)
+	@mkdir -p $(@D)
+	$(Q){ echo '#include "lower/c/c.h"'; echo 'const c_source c_sources[] = {'; \
+	for f in $(SHIPPED); do echo "{\"$$f\","; sed 's/\\/\\\\/g; s/"/\\"/g; s/^/"/; s/$$/\\n"/' $$f; echo '},'; done; \
+	echo '{NULL, NULL}};'; } > $@
+
 # Kernels: optimised also in a debugging build; no -ffast-math, so that results are IEEE's. Fused multiply-add only where a
 # kernel asks for it: the same bits from every compiler.
 $(BUILD)/runtime/%.o: KERNEL := -O3 -fno-math-errno -fno-trapping-math -ffp-contract=off
@@ -103,7 +111,7 @@ $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(ALL_C) -MMD -MP -c $< -o $@
 
-$(LIB): $(OBJECTS) $(BUILD)/gen/onnx/onnx.pb-c.o
+$(LIB): $(OBJECTS) $(BUILD)/gen/onnx/onnx.pb-c.o $(BUILD)/gen/sources.o
 	$(Q)rm -f $@ && ar rcs $@ $^
 
 $(BIN)/%: $(BUILD)/cli/%.o $(CLI_O) $(LIB)

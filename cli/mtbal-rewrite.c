@@ -12,6 +12,7 @@ typedef struct args {
     cli_list train, freeze;
     const char *balance, *scale, *apply, *norm_over, *optimizer, *outputs, *dump_after;
     double clip;
+    cli_emission emit;
     bool inline_functions, untie, inference, list_passes, list_operators, time_passes, json, quiet,
         verbose;
 } args;
@@ -49,6 +50,14 @@ static const cli_option options[] = {
     {"untie", 0, CLI_FLAG, &a.untie, NULL, "give tied uses of one initializer a copy each"},
     {"inference", 0, CLI_FLAG, &a.inference, NULL,
      "the other way: the original network with trained weights"},
+    {"emit-c", 0, CLI_TEXT, &a.emit.folder, "DIR",
+     "write what OUT.onnx holds as C too, which depends on nothing"},
+    {"emit-weights", 0, CLI_TEXT, &a.emit.weights, "HOW",
+     "c (default): compiled in; file: weights.bin beside it"},
+    {"batch", 0, CLI_COUNT, &a.emit.batch, "N",
+     "first axis of the inputs in C (default: the model's own\nwhere it is fixed, else 32)"},
+    {"input-shape", 0, CLI_TEXTS, &a.emit.shapes, "NAME:D0,D1,..",
+     "all sizes of an input in C (repeatable)"},
     {"list-passes", 0, CLI_FLAG, &a.list_passes, NULL, "print the pass table"},
     {"list-operators", 0, CLI_FLAG, &a.list_operators, NULL,
      "print what can be differentiated and what mtbal-run executes"},
@@ -123,6 +132,7 @@ typedef struct report {
     int nodes_before, nodes_after;
     int64_t bytes_before, bytes_after;
     double seconds;
+    mtbal_plan_info emitted;
 } report;
 
 static int64_t size_of(const char *path)
@@ -374,6 +384,7 @@ static mtbal_status rewrite(report *r, mtbal_model **model, mtbal_arena *arena, 
 {
     mtbal_options o;
     MTBAL_TRY(make_options(&o, diag));
+    MTBAL_TRY(cli_emission_check(&a.emit, arena, diag));
     double start = cli_seconds();
     MTBAL_TRY(mtbal_onnx_read(r->in, model, diag));
     r->ops.arena = arena;
@@ -387,6 +398,8 @@ static mtbal_status rewrite(report *r, mtbal_model **model, mtbal_arena *arena, 
     MTBAL_TRY(mtbal_onnx_write(*model, r->out, diag));
     r->seconds = cli_seconds() - start;
     r->bytes_after = size_of(r->out);
+    if (a.emit.folder)
+        MTBAL_TRY(cli_emit(&a.emit, r->out, &r->emitted, arena, diag));
     r->ops.after = true;
     return mtbal_graph_walk((*model)->graph, count_op, &r->ops) == MTBAL_OK ? MTBAL_OK
                                                                             : mtbal_no_memory(diag);

@@ -11,6 +11,8 @@
 #ifndef MTBAL_RUNTIME_H
 #define MTBAL_RUNTIME_H
 
+#include "runtime/used.h"
+
 #include <stddef.h>
 #include <stdint.h>
 
@@ -204,7 +206,8 @@ enum {
     RT_CHAIN_WHERE = 200,
     RT_CHAIN_INPUTS = 16,
     RT_CHAIN_OUTPUTS = 6,
-    RT_CHAIN_CODE = 40
+    RT_CHAIN_CODE = 40,
+    RT_CHAIN_BLOCK = 256 /* elements that go through the chain at a time */
 };
 
 enum {

@@ -45,6 +45,7 @@ static int64_t grain(const rows *r)
         for (int64_t k = 0; k < r->n; k++)                                                   \
             y[base + k * st] = r->log ? y[base + k * st] - shift : y[base + k * st] * scale; \
     }
+
 #define SOFTMAX_GRAD(T, M)                                                                 \
     const T *dy = (const T *)r->a->data, *y = (const T *)r->b->data;                       \
     T *dx = (T *)r->y->data;                                                               \
@@ -58,6 +59,7 @@ static int64_t grain(const rows *r)
             dx[at] = r->log ? dy[at] - M(exp)(y[at]) * (T)sum : (dy[at] - (T)sum) * y[at]; \
         }                                                                                  \
     }
+
 /* Mean and 1/deviation of a row. */
 #define MOMENTS(T)                                                          \
     double mean = 0, var = 0;                                               \
@@ -67,6 +69,7 @@ static int64_t grain(const rows *r)
     for (int64_t k = 0; k < r->n; k++)                                      \
         var += ((double)x[base + k] - mean) * ((double)x[base + k] - mean); \
     double inv = 1 / sqrt(var / (double)r->n + r->epsilon);
+
 #define LAYER_NORM(T, M)                                                \
     const T *x = (const T *)r->a->data, *scale = (const T *)r->b->data, \
             *bias = (const T *)r->c->data;                              \
@@ -85,6 +88,7 @@ static int64_t grain(const rows *r)
         if (r->z[1].data)                                               \
             rt_set_f64(&r->z[1], row, inv);                             \
     }
+
 #define LAYER_NORM_GRAD(T, M)                                                      \
     const T *dy = (const T *)r->a->data, *x = (const T *)r->b->data,               \
             *scale = (const T *)r->c->data;                                        \
@@ -114,24 +118,28 @@ static int64_t grain(const rows *r)
 
 #define F32(fn) fn##f
 #define F64(fn) fn
-#define BODY(name, macro)                                                    \
-    static void name##_f32(const rows *r, int64_t first, int64_t last)       \
-    {                                                                        \
-        macro(float, F32)                                                    \
-    }                                                                        \
-    static void name##_f64(const rows *r, int64_t first, int64_t last)       \
-    {                                                                        \
-        macro(double, F64)                                                   \
-    }                                                                        \
-    static void name(void *context, int64_t first, int64_t last, int thread) \
-    {                                                                        \
-        const rows *r = (const rows *)context;                               \
-        (void)thread;                                                        \
-        (r->a->dtype == RT_F64 ? name##_f64 : name##_f32)(r, first, last);   \
+#define BODY(name, macro)                                                                          \
+    static void name##_f32(const rows *r, int64_t first, int64_t last)                             \
+    {                                                                                              \
+        macro(float, F32)                                                                          \
+    }                                                                                              \
+    static void name##_f64(const rows *r, int64_t first, int64_t last)                             \
+    {                                                                                              \
+        macro(double, F64)                                                                         \
+    }                                                                                              \
+    static void name(void *context, int64_t first, int64_t last, int thread)                       \
+    {                                                                                              \
+        const rows *r = (const rows *)context;                                                     \
+        (void)thread;                                                                              \
+        (RT_USES_TYPE(RT_F64) && r->a->dtype == RT_F64 ? name##_f64 : name##_f32)(r, first, last); \
     }
+
 BODY(softmax, SOFTMAX)
+
 BODY(softmax_grad, SOFTMAX_GRAD)
+
 BODY(layer_norm, LAYER_NORM)
+
 BODY(layer_norm_grad, LAYER_NORM_GRAD)
 
 /* softmax: X -> Y along `axis`; log: its logarithm. */
