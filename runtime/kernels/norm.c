@@ -192,13 +192,14 @@ typedef struct batch {
     int training;
 } batch;
 
-static double at(const batch *b, const rt_tensor *t, int64_t n, int64_t c, int64_t i)
+static double element(const batch *b, const rt_tensor *t, int64_t n, int64_t c, int64_t i)
 {
     int64_t k = (n * b->c + c) * b->size + i;
     return t->dtype == RT_F32 ? (double)((const float *)t->data)[k] : rt_get_f64(t, k);
 }
 
-static void put(const batch *b, const rt_tensor *t, int64_t n, int64_t c, int64_t i, double x)
+static void set_element(const batch *b, const rt_tensor *t, int64_t n, int64_t c, int64_t i,
+                        double x)
 {
     int64_t k = (n * b->c + c) * b->size + i;
     if (t->dtype == RT_F32)
@@ -213,11 +214,11 @@ static void moments(const batch *b, const rt_tensor *x, int64_t c, double *mean,
     double sum = 0, square = 0, count = (double)(b->n * b->size);
     for (int64_t n = 0; n < b->n; n++)
         for (int64_t i = 0; i < b->size; i++)
-            sum += at(b, x, n, c, i);
+            sum += element(b, x, n, c, i);
     *mean = sum / count;
     for (int64_t n = 0; n < b->n; n++)
         for (int64_t i = 0; i < b->size; i++) {
-            double d = at(b, x, n, c, i) - *mean;
+            double d = element(b, x, n, c, i) - *mean;
             square += d * d;
         }
     *var = square / count;
@@ -241,7 +242,8 @@ static void normalise(void *context, int64_t first, int64_t last, int thread)
                shift = rt_get_f64(&b->in[2], c);
         for (int64_t n = 0; n < b->n; n++)
             for (int64_t i = 0; i < b->size; i++)
-                put(b, &b->out[0], n, c, i, (at(b, &b->in[0], n, c, i) - mean) * f + shift);
+                set_element(b, &b->out[0], n, c, i,
+                            (element(b, &b->in[0], n, c, i) - mean) * f + shift);
     }
 }
 
@@ -274,9 +276,9 @@ static void normalise_grad(void *context, int64_t first, int64_t last, int threa
         double inv = 1 / sqrt(var + b->epsilon);
         for (int64_t n = 0; n < b->n; n++)
             for (int64_t i = 0; i < b->size; i++) {
-                double d = at(b, dy, n, c, i);
+                double d = element(b, dy, n, c, i);
                 s1 += d;
-                s2 += d * (at(b, x, n, c, i) - mean) * inv;
+                s2 += d * (element(b, x, n, c, i) - mean) * inv;
             }
         if (b->out[1].data)
             rt_set_f64(&b->out[1], c, s2);
@@ -285,9 +287,9 @@ static void normalise_grad(void *context, int64_t first, int64_t last, int threa
         double f = rt_get_f64(&b->in[2], c) * inv;
         for (int64_t n = 0; n < b->n && b->out[0].data; n++)
             for (int64_t i = 0; i < b->size; i++) {
-                double xhat = (at(b, x, n, c, i) - mean) * inv;
-                put(b, &b->out[0], n, c, i,
-                    f * (at(b, dy, n, c, i) - s1 / count - xhat * s2 / count));
+                double xhat = (element(b, x, n, c, i) - mean) * inv;
+                set_element(b, &b->out[0], n, c, i,
+                            f * (element(b, dy, n, c, i) - s1 / count - xhat * s2 / count));
             }
     }
 }
