@@ -8,6 +8,9 @@
 static const char *const regions[NREGIONS] = {"m->arena", "m->states", "m->weights", "m->inputs",
                                               "m->outputs"};
 
+static const char *const region_names[NREGIONS] = {"ARENA", "STATES", "WEIGHTS", "INPUTS",
+                                                   "OUTPUTS"};
+
 /* By rt_dtype: the name in rt_dtype, and the type in C. */
 static const struct type_name {
     const char *constant, *lower, *c;
@@ -109,6 +112,8 @@ void c_choose_shapes(mtbal_c *c)
         c->scratch = scratch > c->scratch ? scratch : c->scratch;
         note_codes(c, call);
     }
+    for (int r = 0; r < NREGIONS; r++)
+        c->wide = c->wide || p->region_bytes[r] > UINT32_MAX;
     c->scratch = (c->scratch + PLAN_ALIGN - 1) / PLAN_ALIGN * PLAN_ALIGN;
 }
 
@@ -122,15 +127,28 @@ static void print_shape_name(FILE *to, const plan_operand *x)
 
 static void print_shapes(FILE *to, const mtbal_c *c)
 {
-    fprintf(to, "\n/* ---------------------------------------------------------- shapes */\n\n");
+    fprintf(to,
+            "\n/* An operand: its place in a region of memory, and its shape. */\n"
+            "enum { ARENA, STATES, WEIGHTS, INPUTS, OUTPUTS };\n"
+            "typedef struct place {\n    %s offset;\n    uint16_t shape, region;\n} place;\n\n"
+            "/* Types and dimensions. */\nenum {\n    none",
+            c->wide ? "uint64_t" : "uint32_t");
+    for (int i = 0; i < c->nshapes; i++) {
+        fprintf(to, i % 6 ? ", " : ",\n    ");
+        print_shape_name(to, c->shapes[i]);
+    }
+    fprintf(to,
+            "};\nstatic const rt_tensor shapes[] = {\n    {NULL, 0, 0, {0}}, /* an operand that "
+            "is left out */\n");
     for (int i = 0; i < c->nshapes; i++) {
         const plan_operand *x = c->shapes[i];
-        fprintf(to, "static const rt_tensor ");
-        print_shape_name(to, x);
-        fprintf(to, " = {NULL, %s, %d, {", types[x->dtype].constant, x->rank);
+        fprintf(to, "    {NULL, %s, %d, {", types[x->dtype].constant, x->rank);
         print_dims(to, x->rank, x->dims);
-        fprintf(to, "%s}};\n", x->rank ? "" : "0");
+        fprintf(to, "%s}}, /* ", x->rank ? "" : "0");
+        print_shape_name(to, x);
+        fprintf(to, " */\n");
     }
+    fprintf(to, "};\n");
 }
 
 /* ------------------------------------------------------------------ attributes */
@@ -159,15 +177,10 @@ static void print_field(FILE *to, const rt_field *f, const unsigned char *attr)
         fprintf(to, ", ");
         print_double(to, f->type == 'F' ? (double)*(const float *)at : *(const double *)at);
     }
-    if (f->type != 'A')
-        return;
-    int n = f->count;
-    while (n > 1 && ((const int32_t *)at)[n - 1] == 0)
-        n--;
-    fprintf(to, ", {");
-    for (int i = 0; i < n; i++)
-        fprintf(to, "%s%d", i == 0 ? "" : i % 24 ? ", " : ",\n    ", ((const int32_t *)at)[i]);
-    fprintf(to, "}");
+    int n = plan_array_length(f, at);
+    for (int k = 0; k < n; k++)
+        fprintf(to, "%s%d", k == 0 ? ", {" : k % 24 ? ", " : ",\n    ", plan_array_item(f, at, k));
+    fprintf(to, "%s", n ? "}" : "");
 }
 
 static void print_attributes(FILE *to, const mtbal_c *c)
@@ -188,22 +201,18 @@ static void print_attributes(FILE *to, const mtbal_c *c)
 
 /* ------------------------------------------------------------------ calls */
 
-static void print_operands(FILE *to, const char *what, const plan_operand *x, int n)
+static void print_operands(FILE *to, const plan_operand *x, int n, const char *between)
 {
-    if (n == 0)
-        return;
-    fprintf(to, "        const rt_tensor %s[] = {", what);
     for (int i = 0; i < n; i++) {
-        fprintf(to, "%s", i == 0 ? "" : i % 3 ? ", " : ",\n            ");
+        fprintf(to, "%s", i == 0 ? between : ", ");
         if (x[i].cell < 0) {
-            fprintf(to, "left_out");
+            fprintf(to, "{0, none, ARENA}");
             continue;
         }
-        fprintf(to, "at(%s + %zu, &", regions[x[i].region], x[i].offset);
+        fprintf(to, "{%zu, ", x[i].offset);
         print_shape_name(to, &x[i]);
-        fprintf(to, ")");
+        fprintf(to, ", %s}", region_names[x[i].region]);
     }
-    fprintf(to, "};\n");
 }
 
 static bool is_target(const mtbal_plan *p, int call)
@@ -231,43 +240,51 @@ static void print_call(FILE *to, const mtbal_c *c, int i)
         print_jump(to, call);
         return;
     }
-    fprintf(to, "    {\n");
-    print_operands(to, "in", call->in, call->nin);
-    print_operands(to, "out", call->out, call->nout);
-    fprintf(to, "        rt_%s(env, ", rt_kernels[call->kernel].name);
+    fprintf(to, "    {\n        static const place x[] = {");
+    print_operands(to, call->in, call->nin, "");
+    print_operands(to, call->out, call->nout, call->nin ? ",\n            " : "");
+    fprintf(to, "};\n        run(m, rt_%s, ", rt_kernels[call->kernel].name);
     if (call->attr)
         fprintf(to, "&a%d", c->attr_of[i]);
     else
         fprintf(to, "NULL");
-    fprintf(to, ", %s, %s);\n    }\n", call->nin ? "in" : "NULL", call->nout ? "out" : "NULL");
+    fprintf(to, ", x, %d, %d);\n    }\n", call->nin, call->nout);
 }
 
-static bool leaves_out(const mtbal_plan *p)
+static const char run_text[] =
+    "/* Calls a kernel: the shapes get their places. */\n"
+    "static void run(model *m, rt_kernel *kernel, const void *attributes, const place *x, int nin, "
+    "int nout)\n{\n"
+    "    unsigned char *const regions[] = {m->arena, m->states, (unsigned char "
+    "*)(uintptr_t)m->weights,\n"
+    "                                      m->inputs, m->outputs};\n"
+    "    rt_tensor t[MAX_OPERANDS];\n"
+    "    for (int i = 0; i < nin + nout; i++) {\n"
+    "        t[i] = shapes[x[i].shape];\n"
+    "        if (x[i].shape != none)\n"
+    "            t[i].data = regions[x[i].region] + x[i].offset;\n"
+    "    }\n"
+    "    kernel(&m->env, attributes, t, t + nin);\n}\n";
+
+static int most_operands(const mtbal_plan *p)
 {
+    int most = 1;
     for (int i = 0; i < p->ncalls; i++) {
-        for (int k = 0; k < p->calls[i].nin; k++)
-            if (p->calls[i].in[k].cell < 0)
-                return true;
-        for (int k = 0; k < p->calls[i].nout; k++)
-            if (p->calls[i].out[k].cell < 0)
-                return true;
+        int n = p->calls[i].nin + p->calls[i].nout;
+        most = n > most ? n : most;
     }
-    return false;
+    return most;
 }
 
 static void print_step(FILE *to, const mtbal_c *c)
 {
     const mtbal_plan *p = c->plan;
-    fprintf(
-        to,
-        "\n/* ---------------------------------------------------------- the step */\n\n"
-        "/* A shape with its place. */\n"
-        "static rt_tensor at(const void *data, const rt_tensor *shape)\n{\n"
-        "    rt_tensor t = *shape;\n    t.data = (void *)(uintptr_t)data;\n    return t;\n}\n\n");
-    if (leaves_out(p))
-        fprintf(to, "static const rt_tensor left_out = {NULL, 0, 0, {0}};\n\n");
-    fprintf(to, "void model_step(model *m, uint64_t seed)\n{\n"
-                "    const rt_env *env = &m->env;\n    m->env.seed = seed;\n");
+    fprintf(to,
+            "\n/* ---------------------------------------------------------- the step */\n\n%senum "
+            "{ MAX_OPERANDS = %d };\n\n",
+            "", most_operands(p));
+    fputs(run_text, to);
+    fprintf(to, "\nvoid model_step(model *m, uint64_t seed)\n{\n    m->env.seed = seed;\n");
     for (int i = 0; i < p->ncalls; i++) {
         if (is_target(p, i))
             fprintf(to, "\ncall_%d:;\n", i);

@@ -233,11 +233,11 @@ static char *target_of(const chain_job *j, int c, int64_t at, char *otherwise)
 /* Instruction c over a block of n elements; `to` is room for its result. */
 static view run_one(const chain_job *j, int c, const view *views, char *to, int n)
 {
-    const int32_t *code = &j->at->code[4 * c];
+    const uint8_t *code = &j->at->code[4 * c];
     view v[3] = {{NULL, 0}, {NULL, 0}, {NULL, 0}}, result = {to, 1};
     int alike = 1;
     for (int k = 0; k < 3; k++)
-        if (code[1 + k] >= 0) {
+        if (code[1 + k] != RT_CHAIN_NONE) {
             v[k] = views[code[1 + k]];
             alike = alike && v[k].step == 0;
         }
