@@ -62,6 +62,24 @@ static void note_shape(mtbal_c *c, const plan_operand *x)
     c->shapes[c->nshapes++] = x;
 }
 
+static plan_operand operand_of(const mtbal_port *p)
+{
+    plan_operand x = {.dtype = p->tensor.dtype, .rank = p->tensor.rank};
+    memcpy(x.dims, p->tensor.dims, sizeof x.dims);
+    return x;
+}
+
+static void note_ports(mtbal_c *c, const mtbal_port *ports, int n)
+{
+    for (int i = 0; i < n; i++) {
+        plan_operand x = operand_of(&ports[i]);
+        const plan_operand *kept = mtbal_arena_copy(c->arena, &x, sizeof x);
+        c->failed = c->failed || !kept;
+        if (kept)
+            note_shape(c, kept);
+    }
+}
+
 /* The first call with the same kernel and attributes. */
 static int find_attributes(const mtbal_c *c, int call)
 {
@@ -92,7 +110,8 @@ static void note_codes(mtbal_c *c, const plan_call *call)
 void c_choose_shapes(mtbal_c *c)
 {
     const mtbal_plan *p = c->plan;
-    c->shapes = mtbal_arena_array(c->arena, (size_t)p->noperands + 1, sizeof *c->shapes);
+    size_t most = (size_t)(p->noperands + p->ninputs + p->noutputs + p->nstates);
+    c->shapes = mtbal_arena_array(c->arena, most + 1, sizeof *c->shapes);
     c->attr_of = mtbal_arena_array(c->arena, (size_t)p->ncalls + 1, sizeof *c->attr_of);
     if (!c->shapes || !c->attr_of) {
         c->failed = true;
@@ -112,6 +131,9 @@ void c_choose_shapes(mtbal_c *c)
         c->scratch = scratch > c->scratch ? scratch : c->scratch;
         note_codes(c, call);
     }
+    note_ports(c, p->inputs, p->ninputs);
+    note_ports(c, p->outputs, p->noutputs);
+    note_ports(c, p->states, p->nstates);
     for (int r = 0; r < NREGIONS; r++)
         c->wide = c->wide || p->region_bytes[r] > UINT32_MAX;
     c->scratch = (c->scratch + PLAN_ALIGN - 1) / PLAN_ALIGN * PLAN_ALIGN;
@@ -129,7 +151,7 @@ static void print_shapes(FILE *to, const mtbal_c *c)
 {
     fprintf(to,
             "\n/* An operand: its place in a region of memory, and its shape. */\n"
-            "enum { ARENA, STATES, WEIGHTS, INPUTS, OUTPUTS };\n"
+            "enum { ARENA, STATES, WEIGHTS, INPUTS, OUTPUTS, REGION = 7, OUT = 8, LAST = 16 };\n"
             "typedef struct place {\n    %s offset;\n    uint16_t shape, region;\n} place;\n\n"
             "/* Types and dimensions. */\nenum {\n    none",
             c->wide ? "uint64_t" : "uint32_t");
@@ -138,7 +160,7 @@ static void print_shapes(FILE *to, const mtbal_c *c)
         print_shape_name(to, c->shapes[i]);
     }
     fprintf(to,
-            "};\nstatic const rt_tensor shapes[] = {\n    {NULL, 0, 0, {0}}, /* an operand that "
+            "\n};\nconst rt_tensor model_shapes[] = {\n    {NULL, 0, 0, {0}}, /* an operand that "
             "is left out */\n");
     for (int i = 0; i < c->nshapes; i++) {
         const plan_operand *x = c->shapes[i];
@@ -201,17 +223,19 @@ static void print_attributes(FILE *to, const mtbal_c *c)
 
 /* ------------------------------------------------------------------ calls */
 
-static void print_operands(FILE *to, const plan_operand *x, int n, const char *between)
+static void print_operands(FILE *to, const plan_operand *x, int n, const char *between,
+                           const char *role)
 {
     for (int i = 0; i < n; i++) {
         fprintf(to, "%s", i == 0 ? between : ", ");
+        const char *last = *role && i == n - 1 ? " | LAST" : "";
         if (x[i].cell < 0) {
-            fprintf(to, "{0, none, ARENA}");
+            fprintf(to, "{0, none, ARENA%s%s}", role, last);
             continue;
         }
         fprintf(to, "{%zu, ", x[i].offset);
         print_shape_name(to, &x[i]);
-        fprintf(to, ", %s}", region_names[x[i].region]);
+        fprintf(to, ", %s%s%s}", region_names[x[i].region], role, last);
     }
 }
 
@@ -241,29 +265,29 @@ static void print_call(FILE *to, const mtbal_c *c, int i)
         return;
     }
     fprintf(to, "    {\n        static const place x[] = {");
-    print_operands(to, call->in, call->nin, "");
-    print_operands(to, call->out, call->nout, call->nin ? ",\n            " : "");
+    print_operands(to, call->in, call->nin, "", "");
+    print_operands(to, call->out, call->nout, call->nin ? ",\n            " : "", " | OUT");
     fprintf(to, "};\n        run(m, rt_%s, ", rt_kernels[call->kernel].name);
     if (call->attr)
-        fprintf(to, "&a%d", c->attr_of[i]);
+        fprintf(to, "&a%d, x);\n    }\n", c->attr_of[i]);
     else
-        fprintf(to, "NULL");
-    fprintf(to, ", x, %d, %d);\n    }\n", call->nin, call->nout);
+        fprintf(to, "NULL, x);\n    }\n");
 }
 
 static const char run_text[] =
     "/* Calls a kernel: the shapes get their places. */\n"
-    "static void run(model *m, rt_kernel *kernel, const void *attributes, const place *x, int nin, "
-    "int nout)\n{\n"
+    "static void run(model *m, rt_kernel *kernel, const void *attributes, const place *x)\n{\n"
     "    unsigned char *const regions[] = {m->arena, m->states, (unsigned char "
     "*)(uintptr_t)m->weights,\n"
     "                                      m->inputs, m->outputs};\n"
     "    rt_tensor t[MAX_OPERANDS];\n"
-    "    for (int i = 0; i < nin + nout; i++) {\n"
-    "        t[i] = shapes[x[i].shape];\n"
-    "        if (x[i].shape != none)\n"
-    "            t[i].data = regions[x[i].region] + x[i].offset;\n"
-    "    }\n"
+    "    int n = 0, nin = 0;\n"
+    "    do {\n"
+    "        t[n] = model_shapes[x[n].shape];\n"
+    "        if (x[n].shape != none)\n"
+    "            t[n].data = regions[x[n].region & REGION] + x[n].offset;\n"
+    "        nin += !(x[n].region & OUT);\n"
+    "    } while (!(x[n++].region & LAST));\n"
     "    kernel(&m->env, attributes, t, t + nin);\n}\n";
 
 static int most_operands(const mtbal_plan *p)
@@ -327,15 +351,16 @@ static void print_ports(FILE *to, const port_kind *k)
     fprintf(to, "\nconst model_port model_%ss[MODEL_%sS + 1] = {\n", k->lower, k->upper);
     for (int i = 0; i < k->n; i++) {
         const mtbal_port *p = &k->ports[i];
+        plan_operand x = operand_of(p);
         size_t bytes = (size_t)rt_count(&p->tensor) * rt_dtype_size(p->tensor.dtype);
         fprintf(to, "    {\"");
         print_text(to, p->name);
-        fprintf(to, "\", offsetof(model, %s) + %zu, %zu, %d, %s, %d, {", member(p->region),
-                p->offset, bytes, p->is_default, types[p->tensor.dtype].constant, p->tensor.rank);
-        print_dims(to, p->tensor.rank, p->tensor.dims);
-        fprintf(to, "%s}},\n", p->tensor.rank ? "" : "0");
+        fprintf(to, "\", offsetof(model, %s) + %zu, %zu, %d, ", member(p->region), p->offset, bytes,
+                p->is_default);
+        print_shape_name(to, &x);
+        fprintf(to, "},\n");
     }
-    fprintf(to, "    {NULL, 0, 0, 0, 0, 0, {0}},\n};\n");
+    fprintf(to, "    {NULL, 0, 0, 0, none},\n};\n");
 }
 
 static const char *default_name(const mtbal_plan *p, const plan_default *d)
@@ -367,14 +392,27 @@ static void print_init(FILE *to, const mtbal_c *c)
         "        m->env.nthreads = MODEL_THREADS;\n"
         "    }\n"
         "#endif\n";
-    fputs(start, to);
-    for (int i = 0; i < c->nweights; i++) {
-        const plan_default *d = c->weights[i].from;
-        fprintf(to, "    memcpy(%s + %zu, w + %zu, %zu); /* ", regions[d->region], d->offset,
-                c->weights[i].offset, d->bytes);
-        print_text(to, default_name(c->plan, d));
-        fprintf(to, " */\n");
+    const mtbal_plan *p = c->plan;
+    if (c->nweights) {
+        fprintf(
+            to,
+            "\n/* What inputs and states start with: from the weights, to the struct, bytes. */\n"
+            "static const struct {\n    size_t from, to, bytes;\n} first_values[] = {\n");
+        for (int i = 0; i < c->nweights; i++) {
+            const plan_default *d = c->weights[i].from;
+            fprintf(to, "    {%zu, offsetof(model, %s) + %zu, %zu}, /* ", c->weights[i].offset,
+                    member(d->region), d->offset, d->bytes);
+            print_text(to, default_name(p, d));
+            fprintf(to, " */\n");
+        }
+        fprintf(to, "};\n");
     }
+    fputs(start, to);
+    if (c->nweights)
+        fputs("    for (size_t i = 0; i < sizeof first_values / sizeof *first_values; i++)\n"
+              "        memcpy((unsigned char *)m + first_values[i].to, w + first_values[i].from,\n"
+              "               first_values[i].bytes);\n",
+              to);
     fprintf(to, "}\n");
 }
 
@@ -485,9 +523,9 @@ static const char header_struct[] =
     "    const char *name;\n"
     "    size_t offset, bytes;\n"
     "    int has_value; /* model_init gives it a value */\n"
-    "    int dtype, rank; /* rt_dtype */\n"
-    "    int64_t dims[RT_MAX_RANK];\n"
+    "    int shape;     /* type and dimensions: model_shapes[shape] */\n"
     "} model_port;\n"
+    "extern const rt_tensor model_shapes[]; /* data NULL */\n"
     "\n/* By MODEL_INPUT_..., MODEL_OUTPUT_..., MODEL_STATE_...; a last row has name NULL. */\n"
     "extern const model_port model_inputs[], model_outputs[], model_states[];\n"
     "\n/* States and inputs get their first values, everything else zeros. weights: "

@@ -36,6 +36,11 @@ typedef struct args {
 
 static model m;
 
+static const rt_tensor *shape(const model_port *p)
+{
+    return &model_shapes[p->shape];
+}
+
 static void fail(const char *where, const char *what)
 {
     fprintf(stderr, "model: %s: %s\n", where, what);
@@ -100,7 +105,7 @@ static void read_npy(const char *path, feed *f)
     unsigned char first = bytes[head];
     bytes[head] = 0;
     const char *text = (const char *)bytes + 10, *at = strstr(text, "'shape': (");
-    if (!strstr(text, npy_type(p->dtype)) || !strstr(text, "False") || !at)
+    if (!strstr(text, npy_type(shape(p)->dtype)) || !strstr(text, "False") || !at)
         fail(path, "holds another type than the input, or is in Fortran order");
     int rank = 0;
     int64_t dims[RT_MAX_RANK] = {0};
@@ -111,26 +116,27 @@ static void read_npy(const char *path, feed *f)
         at = end + strspn(end, ", ");
     }
     bytes[head] = first;
+    const int64_t *want = shape(p)->dims;
     for (int d = 0; d < rank; d++)
-        if (rank != p->rank || (d ? dims[d] != p->dims[d] : dims[d] < p->dims[d])) {
+        if (rank != shape(p)->rank || (d ? dims[d] != want[d] : dims[d] < want[d])) {
             char have[200];
             shape_text(have, sizeof have, rank, dims);
             fail(path, have);
         }
     f->bytes = bytes + head;
     f->runs = p->bytes ? (size - head) / p->bytes : 1;
-    if (rank != p->rank || f->runs == 0)
+    if (rank != shape(p)->rank || f->runs == 0)
         fail(path, "holds less than one batch");
 }
 
 static void write_npy(const char *path, const model_port *p)
 {
-    char head[320], shape[200];
-    shape_text(shape, sizeof shape, p->rank, p->dims);
+    char head[320], dims[200];
+    shape_text(dims, sizeof dims, shape(p)->rank, shape(p)->dims);
     int n = snprintf(head, sizeof head,
                      "\x93NUMPY\x01%c%c%c{'descr': '%s', 'fortran_order': False, "
                      "'shape': %s, }",
-                     0, 0, 0, npy_type(p->dtype), shape);
+                     0, 0, 0, npy_type(shape(p)->dtype), dims);
     size_t length = ((size_t)n + 64) / 64 * 64;
     memset(head + n, ' ', length - (size_t)n);
     head[8] = (char)((length - 10) % 256);
@@ -149,25 +155,26 @@ static int is_float(int dtype)
 static double number(const model_port *p)
 {
     const void *at = model_data(&m, p);
-    return p->dtype == RT_F64 ? *(const double *)at : (double)*(const float *)at;
+    return shape(p)->dtype == RT_F64 ? *(const double *)at : (double)*(const float *)at;
 }
 
 static int is_number(const model_port *p)
 {
-    return is_float(p->dtype) && p->bytes == rt_dtype_size(p->dtype);
+    return is_float(shape(p)->dtype) && p->bytes == rt_dtype_size(shape(p)->dtype);
 }
 
 static void fill(const model_port *p, double x)
 {
-    size_t size = rt_dtype_size(p->dtype);
+    int dtype = shape(p)->dtype;
+    size_t size = rt_dtype_size(dtype);
     unsigned char *at = (unsigned char *)model_data(&m, p);
     int64_t whole = (int64_t)x;
     float narrow = (float)x;
     for (size_t i = 0; i < p->bytes; i += size)
         memcpy(at + i,
-               p->dtype == RT_F32   ? (const void *)&narrow
-               : p->dtype == RT_F64 ? (const void *)&x
-                                    : (const void *)&whole,
+               dtype == RT_F32   ? (const void *)&narrow
+               : dtype == RT_F64 ? (const void *)&x
+                                 : (const void *)&whole,
                size);
 }
 
