@@ -61,6 +61,8 @@ struct mtbal_c {
     size_t scratch;   /* bytes a thread */
     c_piece **pieces; /* [sources] */
     const char **input_id, **output_id, **state_id;
+    int nvalues; /* values [1..nvalues] are distinct places and shapes */
+    const plan_operand **values;
     int nshapes;
     const plan_operand **shapes; /* distinct types and dims */
     int *attr_of;                /* [ncalls]: the first call with the same attributes */

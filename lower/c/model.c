@@ -8,6 +8,7 @@
 static const char *const regions[NREGIONS] = {"m->arena", "m->states", "m->weights", "m->inputs",
                                               "m->outputs"};
 
+static const char *const region_ids[NREGIONS] = {"arena", "state", "weights", "input", "output"};
 static const char *const region_names[NREGIONS] = {"ARENA", "STATES", "WEIGHTS", "INPUTS",
                                                    "OUTPUTS"};
 
@@ -62,6 +63,23 @@ static void note_shape(mtbal_c *c, const plan_operand *x)
     c->shapes[c->nshapes++] = x;
 }
 
+/* The number of a value: a place with a shape; 0 is an operand that is left out. */
+static int value_of(const mtbal_c *c, const plan_operand *x)
+{
+    for (int i = 1; x->cell >= 0 && i <= c->nvalues; i++)
+        if (c->values[i]->region == x->region && c->values[i]->offset == x->offset &&
+            same_shape(c->values[i], x))
+            return i;
+    return 0;
+}
+
+static void note_value(mtbal_c *c, const plan_operand *x)
+{
+    note_shape(c, x);
+    if (x->cell >= 0 && !value_of(c, x))
+        c->values[++c->nvalues] = x;
+}
+
 static plan_operand operand_of(const mtbal_port *p)
 {
     plan_operand x = {.dtype = p->tensor.dtype, .rank = p->tensor.rank};
@@ -113,7 +131,8 @@ void c_choose_shapes(mtbal_c *c)
     size_t most = (size_t)(p->noperands + p->ninputs + p->noutputs + p->nstates);
     c->shapes = mtbal_arena_array(c->arena, most + 1, sizeof *c->shapes);
     c->attr_of = mtbal_arena_array(c->arena, (size_t)p->ncalls + 1, sizeof *c->attr_of);
-    if (!c->shapes || !c->attr_of) {
+    c->values = mtbal_arena_array(c->arena, (size_t)p->noperands + 2, sizeof *c->values);
+    if (!c->shapes || !c->values || !c->attr_of) {
         c->failed = true;
         return;
     }
@@ -122,9 +141,9 @@ void c_choose_shapes(mtbal_c *c)
         if (call->kernel < 0)
             continue;
         for (int k = 0; k < call->nin; k++)
-            note_shape(c, &call->in[k]);
+            note_value(c, &call->in[k]);
         for (int k = 0; k < call->nout; k++)
-            note_shape(c, &call->out[k]);
+            note_value(c, &call->out[k]);
         c->kernel_used[call->kernel] = true;
         c->attr_of[i] = call->attr ? find_attributes(c, i) : -1;
         size_t scratch = c_scratch(call);
@@ -149,12 +168,7 @@ static void print_shape_name(FILE *to, const plan_operand *x)
 
 static void print_shapes(FILE *to, const mtbal_c *c)
 {
-    fprintf(to,
-            "\n/* An operand: its place in a region of memory, and its shape. */\n"
-            "enum { ARENA, STATES, WEIGHTS, INPUTS, OUTPUTS, REGION = 7, OUT = 8, LAST = 16 };\n"
-            "typedef struct place {\n    %s offset;\n    uint16_t shape, region;\n} place;\n\n"
-            "/* Types and dimensions. */\nenum {\n    none",
-            c->wide ? "uint64_t" : "uint32_t");
+    fprintf(to, "\n/* Types and dimensions. */\nenum {\n    none");
     for (int i = 0; i < c->nshapes; i++) {
         fprintf(to, i % 6 ? ", " : ",\n    ");
         print_shape_name(to, c->shapes[i]);
@@ -168,6 +182,68 @@ static void print_shapes(FILE *to, const mtbal_c *c)
         print_dims(to, x->rank, x->dims);
         fprintf(to, "%s}}, /* ", x->rank ? "" : "0");
         print_shape_name(to, x);
+        fprintf(to, " */\n");
+    }
+    fprintf(to, "};\n");
+}
+
+/* ------------------------------------------------------------------ values */
+
+static const char *find_id(const plan_operand *x, const mtbal_port *ports, int n,
+                           const char *const *ids)
+{
+    for (int i = 0; i < n; i++) {
+        plan_operand y = operand_of(&ports[i]);
+        if (ports[i].region == x->region && ports[i].offset == x->offset && same_shape(x, &y))
+            return ids[i];
+    }
+    return NULL;
+}
+
+/* "state_fc1_weight", or, of a value without a name in the graph, "arena_4096_f32_64x10". */
+static void print_value(FILE *to, const mtbal_c *c, int value)
+{
+    const mtbal_plan *p = c->plan;
+    const plan_operand *x = c->values[value];
+    if (value == 0) {
+        fprintf(to, "left_out");
+        return;
+    }
+    const char *id = x->region == REGION_STATE   ? find_id(x, p->states, p->nstates, c->state_id)
+                     : x->region == REGION_INPUT ? find_id(x, p->inputs, p->ninputs, c->input_id)
+                     : x->region == REGION_OUTPUT
+                         ? find_id(x, p->outputs, p->noutputs, c->output_id)
+                         : NULL;
+    fprintf(to, "%s_", region_ids[x->region]);
+    if (id) {
+        fprintf(to, "%s", id);
+        return;
+    }
+    fprintf(to, "%zu_", x->offset);
+    print_shape_name(to, x);
+}
+
+static void print_values(FILE *to, const mtbal_c *c)
+{
+    fprintf(
+        to,
+        "\n/* ---------------------------------------------------------- values: where they lie "
+        "*/\n\nenum { ARENA, STATES, WEIGHTS, INPUTS, OUTPUTS };\n"
+        "enum {\n    left_out");
+    for (int i = 1; i <= c->nvalues; i++) {
+        fprintf(to, i % 3 ? ", " : ",\n    ");
+        print_value(to, c, i);
+    }
+    fprintf(to,
+            "\n};\nstatic const struct {\n    %s offset;\n    uint16_t shape, region;\n"
+            "} values[] = {\n    {0, none, ARENA},\n",
+            c->wide ? "uint64_t" : "uint32_t");
+    for (int i = 1; i <= c->nvalues; i++) {
+        const plan_operand *x = c->values[i];
+        fprintf(to, "    {%zu, ", x->offset);
+        print_shape_name(to, x);
+        fprintf(to, ", %s}, /* ", region_names[x->region]);
+        print_value(to, c, i);
         fprintf(to, " */\n");
     }
     fprintf(to, "};\n");
@@ -223,19 +299,12 @@ static void print_attributes(FILE *to, const mtbal_c *c)
 
 /* ------------------------------------------------------------------ calls */
 
-static void print_operands(FILE *to, const plan_operand *x, int n, const char *between,
+static void print_operands(FILE *to, const mtbal_c *c, const plan_operand *x, int n,
                            const char *role)
 {
     for (int i = 0; i < n; i++) {
-        fprintf(to, "%s", i == 0 ? between : ", ");
-        const char *last = *role && i == n - 1 ? " | LAST" : "";
-        if (x[i].cell < 0) {
-            fprintf(to, "{0, none, ARENA%s%s}", role, last);
-            continue;
-        }
-        fprintf(to, "{%zu, ", x[i].offset);
-        print_shape_name(to, &x[i]);
-        fprintf(to, ", %s%s%s}", region_names[x[i].region], role, last);
+        fprintf(to, "%s%s", i == 0 ? "" : ", ", role);
+        print_value(to, c, value_of(c, &x[i]));
     }
 }
 
@@ -264,10 +333,11 @@ static void print_call(FILE *to, const mtbal_c *c, int i)
         print_jump(to, call);
         return;
     }
-    fprintf(to, "    {\n        static const place x[] = {");
-    print_operands(to, call->in, call->nin, "", "");
-    print_operands(to, call->out, call->nout, call->nin ? ",\n            " : "", " | OUT");
-    fprintf(to, "};\n        run(m, rt_%s, ", rt_kernels[call->kernel].name);
+    fprintf(to, "    {\n        static const operand x[] = {");
+    print_operands(to, c, call->in, call->nin, "");
+    fprintf(to, "%s", call->nin ? ",\n            " : "");
+    print_operands(to, c, call->out, call->nout, "OUT | ");
+    fprintf(to, ", LAST};\n        run(m, rt_%s, ", rt_kernels[call->kernel].name);
     if (call->attr)
         fprintf(to, "&a%d, x);\n    }\n", c->attr_of[i]);
     else
@@ -275,19 +345,20 @@ static void print_call(FILE *to, const mtbal_c *c, int i)
 }
 
 static const char run_text[] =
-    "/* Calls a kernel: the shapes get their places. */\n"
-    "static void run(model *m, rt_kernel *kernel, const void *attributes, const place *x)\n{\n"
+    "/* Calls a kernel with its operands at their places. */\n"
+    "static void run(model *m, rt_kernel *kernel, const void *attributes, const operand *x)\n{\n"
     "    unsigned char *const regions[] = {m->arena, m->states, (unsigned char "
     "*)(uintptr_t)m->weights,\n"
     "                                      m->inputs, m->outputs};\n"
     "    rt_tensor t[MAX_OPERANDS];\n"
     "    int n = 0, nin = 0;\n"
-    "    do {\n"
-    "        t[n] = model_shapes[x[n].shape];\n"
-    "        if (x[n].shape != none)\n"
-    "            t[n].data = regions[x[n].region & REGION] + x[n].offset;\n"
-    "        nin += !(x[n].region & OUT);\n"
-    "    } while (!(x[n++].region & LAST));\n"
+    "    for (; x[n] != LAST; n++) {\n"
+    "        const int v = x[n] & (OUT - 1);\n"
+    "        t[n] = model_shapes[values[v].shape];\n"
+    "        if (v != left_out)\n"
+    "            t[n].data = regions[values[v].region] + values[v].offset;\n"
+    "        nin += x[n] < OUT;\n"
+    "    }\n"
     "    kernel(&m->env, attributes, t, t + nin);\n}\n";
 
 static int most_operands(const mtbal_plan *p)
@@ -303,10 +374,13 @@ static int most_operands(const mtbal_plan *p)
 static void print_step(FILE *to, const mtbal_c *c)
 {
     const mtbal_plan *p = c->plan;
+    bool many = c->nvalues >= 0x7fff;
     fprintf(to,
-            "\n/* ---------------------------------------------------------- the step */\n\n%senum "
-            "{ MAX_OPERANDS = %d };\n\n",
-            "", most_operands(p));
+            "\n/* ---------------------------------------------------------- the step */\n\n"
+            "typedef %s operand; /* a value; OUT: written */\n"
+            "enum { OUT = %s, LAST = %s, MAX_OPERANDS = %d };\n\n",
+            many ? "uint32_t" : "uint16_t", many ? "0x40000000" : "0x8000",
+            many ? "0x7fffffff" : "0xffff", most_operands(p));
     fputs(run_text, to);
     fprintf(to, "\nvoid model_step(model *m, uint64_t seed)\n{\n    m->env.seed = seed;\n");
     for (int i = 0; i < p->ncalls; i++) {
@@ -440,6 +514,7 @@ void c_print_model(FILE *to, const mtbal_c *c)
                 " * mtbal-rewrite --emit-c. Each call names the ONNX node that it comes from. */\n"
                 "#include \"model.h\"\n\n#include <math.h>\n#include <string.h>\n");
     print_shapes(to, c);
+    print_values(to, c);
     print_attributes(to, c);
     print_step(to, c);
     fprintf(to, "\n/* ---------------------------------------------------------- names, places, "
