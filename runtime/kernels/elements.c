@@ -130,10 +130,12 @@ void rt_set_f64(const rt_tensor *t, int64_t i, double x)
         ((uint8_t *)t->data)[i] = x != 0;
         break;
     case RT_U64:
-        ((uint64_t *)t->data)[i] = x >= 0 && x < 0x1p64 ? (uint64_t)x : 0;
+        ((uint64_t *)t->data)[i] = x >= 0 && x < 18446744073709551616.0 ? (uint64_t)x : 0;
         break;
     default:
-        rt_set_i64(t, i, x >= -0x1p63 && x < 0x1p63 ? (int64_t)x : INT64_MIN);
+        rt_set_i64(t, i,
+                   x >= -9223372036854775808.0 && x < 9223372036854775808.0 ? (int64_t)x
+                                                                            : INT64_MIN);
     }
 }
 

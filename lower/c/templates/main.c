@@ -13,7 +13,7 @@ static const char help[] =
     "  --set NAME=X     fills an input or a state with a number; lr stands for mtbal/lr\n"
     "  --seed N         of random operators (default 0)\n"
     "  --load F, --save F    all states, as bytes\n"
-    "  --out OUTPUT=F.npy    writes an output of the last run\n"
+    "  --out NAME=F.npy      writes an output of the last run, or a state\n"
     "  --weights F      where the stored weights are (default weights.bin), if not compiled in\n"
     "  --cpu N          0 portable, 1 AVX2, 2 AVX-512, where there is a choice\n"
     "  --quiet          prints the last run only\n";
@@ -237,8 +237,9 @@ static int take_option(args *a, const char *name, char *value, int round)
     if (!strcmp(name, "--out") && round == 2) {
         const char *path = cut(value);
         const model_port *p = model_find(model_outputs, value);
+        p = p ? p : model_find(model_states, value);
         if (!p)
-            fail(value, "there is no such output");
+            fail(value, "there is no such output or state");
         write_npy(path, p);
     }
     return !strcmp(name, "--set") || !strcmp(name, "--out");
@@ -313,13 +314,15 @@ static void run(const args *a)
 static const void *stored_weights(const args *a)
 {
 #ifdef MODEL_WEIGHTS_FILE
-    static MODEL_ALIGN unsigned char weights[MODEL_WEIGHT_BYTES];
+    static struct {
+        MODEL_ALIGN unsigned char bytes[MODEL_WEIGHT_BYTES];
+    } weights;
     const char *path = a->weights ? a->weights : MODEL_WEIGHTS_FILE;
     FILE *file = fopen(path, "rb");
-    if (!file || fread(weights, 1, sizeof weights, file) != sizeof weights)
+    if (!file || fread(weights.bytes, 1, sizeof weights.bytes, file) != sizeof weights.bytes)
         fail(path, "cannot be read, or is too short");
     fclose(file);
-    return weights;
+    return weights.bytes;
 #else
     (void)a;
     return model_weights;
