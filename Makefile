@@ -4,7 +4,10 @@
 # make strict     builds with gcc and clang, every warning an error; checks the formatting
 # make sanitize   runs the tests under AddressSanitizer and UBSan
 # make test-ort   compares with ONNX Runtime (installs it into .venv)
+# make test-emit  compiles emitted C with several compilers and checkers, and compares
+# make test-cross the same for 64-bit and 32-bit ARM, under qemu
 # make bench      measures
+# make bench-emit measures emitted C
 # Variables: CC, CFLAGS, V=1
 
 CC      ?= gcc
@@ -31,7 +34,7 @@ TEST_X  := $(TESTS:tests/%.c=$(BUILD)/tests/%)
 LIB     := $(BUILD)/libmtbal.a
 PROTO   ?= /usr/include/onnx/onnx.proto
 
-.PHONY: all clean deps demo test test-run strict sanitize test-ort bench format
+.PHONY: all clean deps demo test test-run strict sanitize test-ort test-emit test-cross bench bench-emit format
 all: $(TOOLS)
 
 # ---------------------------------------------------------------- what a fresh Debian machine needs
@@ -76,6 +79,22 @@ test-build: $(TEST_X)
 test-ort: deps
 	@$(MAKE) --no-print-directory all
 	@BIN=$(BIN) sh tests/ort/run.sh
+
+# Emitted C: every dialect and checker; other processors.
+test-emit: deps
+	$(call install,clang g++ valgrind unzip libc6-dev-i386 lib32gcc-12-dev)
+	@$(MAKE) --no-print-directory all
+	@BIN=$(BIN) sh tests/emit/portable.sh
+
+test-cross: deps
+	$(call install,gcc-aarch64-linux-gnu libc6-dev-arm64-cross gcc-arm-linux-gnueabihf libc6-dev-armhf-cross qemu-user unzip)
+	@$(MAKE) --no-print-directory all
+	@BIN=$(BIN) sh tests/emit/cross.sh
+
+bench-emit: deps
+	$(call install,unzip)
+	@$(MAKE) --no-print-directory all
+	@BIN=$(BIN) sh bench/emit.sh
 
 bench: deps
 	@$(MAKE) --no-print-directory all $(BUILD)/bench/bench_mlp
