@@ -111,8 +111,19 @@ static int find_attributes(const mtbal_c *c, int call)
     return call;
 }
 
+static bool has_integers(const plan_call *call)
+{
+    for (int i = 0; i < call->nin; i++)
+        if ((call->in[i].dtype != RT_F32 && call->in[i].dtype != RT_F64) ||
+            call->in[i].dtype != call->in[0].dtype)
+            return true;
+    return false;
+}
+
 static void note_codes(mtbal_c *c, const plan_call *call)
 {
+    if (call->kernel == RT_KERNEL_unary || call->kernel == RT_KERNEL_binary)
+        c->integers = c->integers || has_integers(call);
     if (call->kernel == RT_KERNEL_unary)
         c->unary_op[((const rt_unary_attr *)call->attr)->op] = true;
     if (call->kernel == RT_KERNEL_binary)
@@ -690,10 +701,11 @@ void c_print_used(FILE *to, const mtbal_c *c)
             "#ifndef MTBAL_RT_USED_H\n#define MTBAL_RT_USED_H\n\n"
             "#if !defined(MODEL_THREADS) || MODEL_THREADS < 2\n#define RT_NO_THREADS\n#endif\n\n"
             "#define RT_USES_TYPE(dtype) ((0x%xu >> (dtype)) & 1)\n"
+            "#define RT_USES_INTEGERS %d\n"
             "#define RT_USES_UNARY(op) ((0x%llxull >> (op)) & 1)\n"
             "#define RT_USES_BINARY(op) ((0x%llxull >> (op)) & 1)\n"
             "#define RT_USES_CHAIN_UNARY(op) ((0x%llxull >> (op)) & 1)\n"
             "#define RT_USES_CHAIN_BINARY(op) ((0x%llxull >> (op)) & 1)\n\n#endif\n",
-            (unsigned)c->types, mask(c->unary_op, 64), mask(c->binary_op, 64),
+            (unsigned)c->types, c->integers, mask(c->unary_op, 64), mask(c->binary_op, 64),
             mask(c->chain_op + RT_CHAIN_UNARY, 64), mask(c->chain_op + RT_CHAIN_BINARY, 64));
 }

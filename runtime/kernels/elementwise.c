@@ -149,13 +149,14 @@ static void unary_range(void *context, int64_t first, int64_t last, int thread)
 {
     const unary_job *j = (const unary_job *)context;
     (void)thread;
-    if (j->at->op == RT_IS_NAN || j->at->op == RT_IS_INF)
+    if ((RT_USES_UNARY(RT_IS_NAN) && j->at->op == RT_IS_NAN) ||
+        (RT_USES_UNARY(RT_IS_INF) && j->at->op == RT_IS_INF))
         unary_predicate(j, first, last);
     else if (j->x->dtype == RT_F32)
         unary_f32(j, first, last);
     else if (RT_USES_TYPE(RT_F64) && j->x->dtype == RT_F64)
         unary_f64(j, first, last);
-    else
+    else if (RT_USES_INTEGERS)
         unary_int(j, first, last);
 }
 
@@ -410,13 +411,13 @@ static void binary_range(void *context, int64_t first, int64_t last, int thread)
         offsets_of_row(b, row, o);
         o[0] += skip * sa;
         o[1] += skip * sb;
-        if (mixed)
+        if (RT_USES_INTEGERS && mixed)
             row_mixed(j, o, at, part, sa, sb);
         else if (j->x[0].dtype == RT_F32)
             row_f32(j, o, at, part, sa, sb);
         else if (RT_USES_TYPE(RT_F64) && j->x[0].dtype == RT_F64)
             row_f64(j, o, at, part, sa, sb);
-        else
+        else if (RT_USES_INTEGERS)
             row_int(j, o, at, part, sa, sb);
         at += part;
     }

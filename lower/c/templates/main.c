@@ -25,11 +25,14 @@ typedef struct feed {
     size_t runs; /* how many different runs they are good for */
 } feed;
 
+/* Options with a value, kept as text. */
+enum { STEPS, SEED, CPU, LOAD, SAVE, WEIGHTS, NTEXTS };
+static const char *const text_names[NTEXTS] = {"--steps", "--seed", "--cpu",
+                                               "--load",  "--save", "--weights"};
+
 typedef struct args {
-    long steps, cpu;
-    unsigned long seed;
+    const char *text[NTEXTS];
     int quiet, nfeeds;
-    const char *load, *save, *weights;
     feed feeds[MODEL_INPUTS + 1];
     unsigned char given[MODEL_INPUTS + 1]; /* by a file or a --set */
 } args;
@@ -204,27 +207,11 @@ static char *cut(char *pair)
 /* Options with a value; those that need the network come in a second round. */
 static int take_option(args *a, const char *name, char *value, int round)
 {
-    const struct {
-        const char *name;
-        long *number;
-        const char **text;
-    } known[] = {{"--steps", &a->steps, NULL},
-                 {"--cpu", &a->cpu, NULL},
-                 {"--load", NULL, &a->load},
-                 {"--save", NULL, &a->save},
-                 {"--weights", NULL, &a->weights}};
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-        if (!strcmp(known[i].name, name)) {
-            if (known[i].number)
-                *known[i].number = strtol(value, NULL, 10);
-            else
-                *known[i].text = value;
+    for (int i = 0; i < NTEXTS; i++)
+        if (!strcmp(text_names[i], name)) {
+            a->text[i] = value;
             return 1;
         }
-    if (!strcmp(name, "--seed")) {
-        a->seed = strtoul(value, NULL, 10);
-        return 1;
-    }
     if (!strcmp(name, "--set") && round == 1) {
         const char *x = cut(value);
         const model_port *p = find_any(value);
@@ -298,14 +285,15 @@ static void run(const args *a)
     size_t runs = 1;
     for (int i = 0; i < a->nfeeds; i++)
         runs = a->feeds[i].runs > runs ? a->feeds[i].runs : runs;
-    long steps = a->steps > 0 ? a->steps : (long)runs;
+    long steps = a->text[STEPS] ? strtol(a->text[STEPS], NULL, 10) : (long)runs;
+    unsigned long seed = a->text[SEED] ? strtoul(a->text[SEED], NULL, 10) : 0;
     for (long step = 0; step < steps; step++) {
         for (int i = 0; i < a->nfeeds; i++) {
             const feed *f = &a->feeds[i];
             memcpy(model_data(&m, f->port), f->bytes + (size_t)step % f->runs * f->port->bytes,
                    f->port->bytes);
         }
-        model_step(&m, a->seed + (unsigned long)step);
+        model_step(&m, seed + (unsigned long)step);
         if (!a->quiet || step + 1 == steps)
             print_numbers(step);
     }
@@ -317,7 +305,7 @@ static const void *stored_weights(const args *a)
     static struct {
         MODEL_ALIGN unsigned char bytes[MODEL_WEIGHT_BYTES];
     } weights;
-    const char *path = a->weights ? a->weights : MODEL_WEIGHTS_FILE;
+    const char *path = a->text[WEIGHTS] ? a->text[WEIGHTS] : MODEL_WEIGHTS_FILE;
     FILE *file = fopen(path, "rb");
     if (!file || fread(weights.bytes, 1, sizeof weights.bytes, file) != sizeof weights.bytes)
         fail(path, "cannot be read, or is too short");
@@ -342,19 +330,18 @@ static void load_states(const char *path)
 int main(int argc, char **argv)
 {
     static args a;
-    a.cpu = -1;
     take_all(&a, argc, argv, 0);
     model_init(&m, stored_weights(&a));
-    if (a.load)
-        load_states(a.load);
-    if (a.cpu >= 0 && a.cpu < m.env.cpu)
-        m.env.cpu = (int)a.cpu;
+    if (a.text[LOAD])
+        load_states(a.text[LOAD]);
+    if (a.text[CPU] && strtol(a.text[CPU], NULL, 10) < m.env.cpu)
+        m.env.cpu = (int)strtol(a.text[CPU], NULL, 10);
     take_all(&a, argc, argv, 1);
     check_inputs(&a);
     run(&a);
     take_all(&a, argc, argv, 2);
-    if (a.save)
-        write_file(a.save, "", 0, m.states, MODEL_STATE_BYTES);
+    if (a.text[SAVE])
+        write_file(a.text[SAVE], "", 0, m.states, MODEL_STATE_BYTES);
     model_done(&m);
     return 0;
 }
