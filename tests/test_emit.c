@@ -18,7 +18,8 @@
 #define STRICT "-std=c11 -Wall -Wextra -Wpedantic -Werror -ffp-contract=off"
 
 typedef struct emit_case {
-    const char *model, *golden, *flags; /* under DATA; folder of golden.npz; of mtbal-rewrite */
+    const char *model, *golden, *flags; /* under DATA; folder of golden.npz, or NULL: made-up
+                                           inputs; of mtbal-rewrite */
     const char *make;                   /* arguments of make */
     double lr;
     bool trajectory; /* golden.npz knows it */
@@ -37,6 +38,8 @@ static const emit_case cases[] = {
     {"transformer_glue/model.op13.onnx", "transformer_glue", "", "", 0.05, true},
     {"transformer_glue/model.op17.onnx", "transformer_glue", "", "SAN", 0.05, true},
     {"transformer_glue/dropout_p01.onnx", "transformer_glue", "", "", 0.05, false},
+    {"fixtures/double.onnx", NULL, "--optimizer adam", "", 0.01, false},
+    {"fixtures/control_flow.onnx", NULL, "", "SAN", 0.01, false},
 };
 
 /* What `make` stands for. */
@@ -89,7 +92,10 @@ typedef struct bench {
 
 static void write_npy(const char *path, const mtbal_array *a)
 {
-    const char *type = a->dtype == MTBAL_FLOAT ? "<f4" : a->dtype == MTBAL_INT64 ? "<i8" : NULL;
+    const char *type = a->dtype == MTBAL_FLOAT    ? "<f4"
+                       : a->dtype == MTBAL_DOUBLE ? "<f8"
+                       : a->dtype == MTBAL_INT64  ? "<i8"
+                                                  : NULL;
     char head[192], dims[64] = "";
     size_t n = 0;
     ck_assert_msg(type != NULL, "%s: no type for it here", a->name);
@@ -107,31 +113,71 @@ static void write_npy(const char *path, const mtbal_array *a)
     fclose(file);
 }
 
-/* The golden inputs as inputs.npz, and one .npy each. */
+/* Inputs of fixed shape: waves, and the labels 0 and 1. */
+static int make_inputs(const mtbal_model *model, mtbal_array *arrays)
+{
+    int count = 0;
+    for (int i = 0; i < model->graph->ninputs; i++) {
+        const mtbal_value *v = model->graph->inputs[i];
+        mtbal_array *a = &arrays[count];
+        if (v->is_initializer)
+            continue;
+        *a = (mtbal_array){v->name, v->type.dtype, v->type.rank, NULL, 1, 0, NULL};
+        a->dims = calloc((size_t)a->rank + 1, sizeof *a->dims);
+        ck_assert(a->dims != NULL);
+        for (int d = 0; d < a->rank; d++)
+            a->count *= a->dims[d] = v->type.dims[d].size;
+        a->bytes = (size_t)a->count * rt_dtype_size((int)a->dtype);
+        a->data = calloc((size_t)a->count, 8);
+        ck_assert(a->data != NULL);
+        mtbal_tensor as = {.dtype = a->dtype, .count = a->count, .data = a->data};
+        for (int64_t k = 0; k < a->count; k++)
+            mtbal_tensor_set_f64(&as, k,
+                                 a->dtype == MTBAL_INT64 ? (double)(k % 2) : sin((double)(k + i)));
+        count++;
+    }
+    return count;
+}
+
+static int golden_inputs(const bench *b, mtbal_array *arrays)
+{
+    int count = 0;
+    for (int i = 0; i < b->golden->count; i++)
+        if (!strncmp(b->golden->arrays[i].name, "input/", 6)) {
+            arrays[count] = b->golden->arrays[i];
+            arrays[count++].name += 6;
+        }
+    return count;
+}
+
+/* The inputs as inputs.npz, and one .npy each. */
 static void write_inputs(bench *b)
 {
     mtbal_array arrays[16];
     mtbal_diag diag = {0};
+    mtbal_model *model = NULL;
     char path[400];
-    int count = 0;
     size_t n = 0, m = 0;
-    for (int i = 0; i < b->golden->count; i++) {
-        const mtbal_array *a = &b->golden->arrays[i];
-        if (strncmp(a->name, "input/", 6))
-            continue;
-        arrays[count] = *a;
-        arrays[count++].name += 6;
-        snprintf(path, sizeof path, "%s/%s.npy", b->top, a->name + 6);
+    snprintf(path, sizeof path, DATA "%s", b->c->model);
+    ck_assert_int_eq(mtbal_onnx_read(path, &model, &diag), MTBAL_OK);
+    int count = b->golden ? golden_inputs(b, arrays) : make_inputs(model, arrays);
+    for (int i = 0; i < count; i++) {
+        const mtbal_array *a = &arrays[i];
+        snprintf(path, sizeof path, "%s/%s.npy", b->top, a->name);
         write_npy(path, a);
-        n += (size_t)snprintf(b->inputs + n, sizeof b->inputs - n, " %s=%s", a->name + 6, path);
-        m += (size_t)snprintf(b->shapes + m, sizeof b->shapes - m,
-                              " --input-shape %s:", a->name + 6);
+        n += (size_t)snprintf(b->inputs + n, sizeof b->inputs - n, " %s=%s", a->name, path);
+        m += (size_t)snprintf(b->shapes + m, sizeof b->shapes - m, " --input-shape %s:", a->name);
         for (int d = 0; d < a->rank; d++)
             m += (size_t)snprintf(b->shapes + m, sizeof b->shapes - m, "%s%lld", d ? "," : "",
                                   (long long)a->dims[d]);
     }
     snprintf(path, sizeof path, "%s/inputs.npz", b->top);
     ck_assert_int_eq(mtbal_npz_write(path, count, arrays, false, &diag), MTBAL_OK);
+    for (int i = 0; i < count && !b->golden; i++) {
+        free(arrays[i].dims);
+        free(arrays[i].data);
+    }
+    mtbal_model_free(model);
 }
 
 static void open_bench(bench *b, const emit_case *c)
@@ -142,8 +188,9 @@ static void open_bench(bench *b, const emit_case *c)
     files_begin();
     snprintf(b->top, sizeof b->top, "%s", files_path("case"));
     ck_assert_int_eq(mkdir(b->top, 0777), 0);
-    snprintf(path, sizeof path, DATA "%s/golden.npz", c->golden);
-    ck_assert_int_eq(mtbal_npz_read(path, &b->golden, &diag), MTBAL_OK);
+    snprintf(path, sizeof path, DATA "%s/golden.npz", c->golden ? c->golden : "");
+    if (c->golden)
+        ck_assert_int_eq(mtbal_npz_read(path, &b->golden, &diag), MTBAL_OK);
     write_inputs(b);
 }
 
