@@ -292,9 +292,27 @@ static void print_json(const report *r)
     json_int(&json, "nodes_after", r->nodes_after);
     json_int(&json, "bytes_before", r->bytes_before);
     json_int(&json, "bytes_after", r->bytes_after);
+    if (a.emit.folder) {
+        json_open(&json, "c", '{');
+        json_text(&json, "folder", a.emit.folder);
+        json_int(&json, "calls", r->emitted.ncalls);
+        json_int(&json, "arena_bytes", (int64_t)r->emitted.arena_bytes);
+        json_int(&json, "arena_lower_bound", (int64_t)r->emitted.arena_lower_bound);
+        json_int(&json, "state_bytes", (int64_t)r->emitted.state_bytes);
+        json_close(&json, '}');
+    }
     json_number(&json, "seconds", r->seconds);
     json_close(&json, '}');
     printf("\n");
+}
+
+static void print_emission(const report *r)
+{
+    char arena[32], states[32];
+    if (a.emit.folder)
+        printf("  %s: %d calls, arena %s, states %s\n", a.emit.folder, r->emitted.ncalls,
+               cli_bytes(arena, (double)r->emitted.arena_bytes),
+               cli_bytes(states, (double)r->emitted.state_bytes));
 }
 
 static void print_report(report *r, mtbal_arena *arena)
@@ -318,6 +336,7 @@ static void print_report(report *r, mtbal_arena *arena)
         print_params(r->context, arena);
     print_ops(r, arena);
     printf("\n  rewritten in %.1f ms\n", 1e3 * r->seconds);
+    print_emission(r);
 }
 
 /* ------------------------------------------------------------------ the work */
@@ -466,9 +485,11 @@ static int run(int argc, char **argv, mtbal_arena *arena)
         code = cli_report(command.name, &diag);
     else if (r.context)
         print_report(&r, arena);
-    else if (!a.quiet)
+    else if (!a.quiet) {
         printf("%s: %lld bytes, written in %.1f ms\n", r.out, (long long)r.bytes_after,
                1e3 * r.seconds);
+        print_emission(&r);
+    }
     mtbal_model_free(model);
     return status == MTBAL_OK ? 0 : code;
 }

@@ -221,13 +221,15 @@ static int take_option(args *a, const char *name, char *value, int round)
         if (model_find(model_inputs, p->name) == p)
             a->given[p - model_inputs] = 1;
     }
-    if (!strcmp(name, "--out") && round == 2) {
-        const char *path = cut(value);
+    if (!strcmp(name, "--out") && round > 0) {
+        char *path = cut(value);
         const model_port *p = model_find(model_outputs, value);
         p = p ? p : model_find(model_states, value);
         if (!p)
             fail(value, "there is no such output or state");
-        write_npy(path, p);
+        if (round == 2)
+            write_npy(path, p);
+        path[-1] = '='; /* as it was, for the next round */
     }
     return !strcmp(name, "--set") || !strcmp(name, "--out");
 }
