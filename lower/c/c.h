@@ -1,9 +1,10 @@
 /* lower/c/c.h: a plan as a folder of C: what the files of this folder share.
  *
  * sources.c  which parts of runtime/ the plan needs, copied word for word
- * names.c    identifiers for the graph's names
- * model.c    model.h, model.c, kernels.def and used.h
- * weights.c  weights.c or weights.bin
+ * values.c   what the calls use: kernels, operators, types, shapes, values
+ * scratch.c  how much scratch memory they need
+ * names.c    identifiers for the graph's names, and how types and shapes are written
+ * header.c, model.c, used.c, weights.c    print one file each
  * folder.c   the list of files; README and Makefile
  * templates/ main.c and the Makefile as they are shipped */
 #ifndef MTBAL_LOWER_C_H
@@ -74,25 +75,55 @@ struct mtbal_c {
     c_file *files;
 };
 
-/* sources.c: marks all pieces that the kernels need. */
+/* ------------------------------------------------------------------ sources.c */
+
+/* Marks all pieces that the kernels need. */
 void c_choose_sources(mtbal_c *c);
 bool c_source_kept(const mtbal_c *c, int source);
 void c_print_source(FILE *to, const mtbal_c *c, int source);
 
-/* names.c: fills the identifiers. */
-void c_choose_names(mtbal_c *c);
+/* ------------------------------------------------------------------ names.c */
 
-/* scratch.c: bytes that a call packs matrices into. */
+/* A type: its name in rt_dtype, in names of shapes, and in C. */
+typedef struct c_type {
+    const char *constant, *lower, *c;
+} c_type;
+extern const c_type c_types[];                     /* by rt_dtype */
+extern const char *const c_regions[NREGIONS];      /* "m->arena" */
+extern const char *const c_region_ids[NREGIONS];   /* "arena" */
+extern const char *const c_region_names[NREGIONS]; /* "ARENA" */
+/* Kinds of ports and where they lie, in the order in which model.h lists them. */
+typedef struct c_port_kind {
+    const char *lower, *upper, *what;
+    const mtbal_port *ports;
+    int n;
+    const char *const *ids;
+} c_port_kind;
+
+void c_choose_names(mtbal_c *c); /* fills the identifiers */
+void c_list_kinds(const mtbal_c *c, c_port_kind kinds[3]);
+const char *c_member(int region); /* of the struct: "arena" */
+/* A name from the graph within a comment or a string. */
+void c_print_text(FILE *to, const char *text);
+void c_print_dims(FILE *to, int rank, const int64_t *dims);
+void c_print_shape(FILE *to, const plan_operand *x);
+
+/* ------------------------------------------------------------------ values.c */
+
+void c_choose_shapes(mtbal_c *c);
+bool c_same_shape(const plan_operand *x, const plan_operand *y);
+plan_operand c_operand_of(const mtbal_port *port); /* its type and dims */
+/* The number of a value in c->values; 0: an operand that is left out. */
+int c_value_of(const mtbal_c *c, const plan_operand *x);
+/* Bytes of scratch that a call works in. scratch.c */
 size_t c_scratch(const plan_call *call);
 
-/* model.c */
-void c_choose_shapes(mtbal_c *c);
+/* ------------------------------------------------------------------ files */
+
 void c_print_header(FILE *to, const mtbal_c *c);
 void c_print_model(FILE *to, const mtbal_c *c);
 void c_print_kernels(FILE *to, const mtbal_c *c);
 void c_print_used(FILE *to, const mtbal_c *c);
-
-/* weights.c */
 void c_choose_weights(mtbal_c *c);
 void c_print_weights(FILE *to, const mtbal_c *c);
 void c_print_weights_file(FILE *to, const mtbal_c *c);
