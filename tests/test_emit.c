@@ -20,14 +20,14 @@
 typedef struct emit_case {
     const char *model, *golden, *flags; /* under DATA; folder of golden.npz, or NULL: made-up
                                            inputs; of mtbal-rewrite */
-    const char *make;                   /* arguments of make */
+    const char *make;                   /* CLANG, SAN (sanitizers), THREADS: how it is compiled */
     double lr;
     bool trajectory; /* golden.npz knows it */
 } emit_case;
 
 static const emit_case cases[] = {
     {"mlp_cls_reg/model.op13.onnx", "mlp_cls_reg", "", "", 0.05, true},
-    {"mlp_cls_reg/model.op17.onnx", "mlp_cls_reg", "", "CC=clang", 0.05, true},
+    {"mlp_cls_reg/model.op17.onnx", "mlp_cls_reg", "", "CLANG", 0.05, true},
     {"mlp_cls_reg/static.onnx", "mlp_cls_reg", "--emit-weights file", "", 0.05, true},
     {"mlp_cls_reg/inits_as_inputs.onnx", "mlp_cls_reg", "--inline-functions", "", 0.05, true},
     {"mlp_cls_reg/functions.onnx", "mlp_cls_reg", "--outputs none", "", 0.05, true},
@@ -41,16 +41,6 @@ static const emit_case cases[] = {
     {"fixtures/double.onnx", NULL, "--optimizer adam", "", 0.01, false},
     {"fixtures/control_flow.onnx", NULL, "", "SAN", 0.01, false},
 };
-
-/* What `make` stands for. */
-static const char *make_flags(const emit_case *c)
-{
-    if (!strcmp(c->make, "SAN"))
-        return "CFLAGS='-O1 -g -Werror -fsanitize=address,undefined -fno-sanitize-recover'";
-    if (!strcmp(c->make, "THREADS"))
-        return "CFLAGS='-O2 -Werror -DMODEL_THREADS=3 -pthread'";
-    return *c->make ? c->make : "CFLAGS='-O2 -Werror'";
-}
 
 /* ------------------------------------------------------------------ commands */
 
@@ -78,6 +68,17 @@ static bool has_command(const char *name)
     char command[128];
     snprintf(command, sizeof command, "command -v %s >/dev/null 2>&1", name);
     return system(command) == 0;
+}
+
+/* What `make` stands for. */
+static const char *make_flags(const emit_case *c)
+{
+    if (!strcmp(c->make, "SAN"))
+        return "CFLAGS='-O1 -g -Werror -fsanitize=address,undefined -fno-sanitize-recover'";
+    if (!strcmp(c->make, "THREADS"))
+        return "CFLAGS='-O2 -Werror -DMODEL_THREADS=3 -pthread'";
+    return !strcmp(c->make, "CLANG") && has_command("clang") ? "CC=clang CFLAGS='-O2 -Werror'"
+                                                             : "CFLAGS='-O2 -Werror'";
 }
 
 /* ------------------------------------------------------------------ a case */
@@ -502,6 +503,89 @@ START_TEST(test_each_kernel)
 }
 END_TEST
 
+/* ------------------------------------------------------------------ names, memory */
+
+/* y = a + b, lowered, under names that C cannot bear. */
+static mtbal_plan *odd_plan(mtbal_model **model)
+{
+    static const char *const names[] = {"a*/b \"?"
+                                        "?/",
+                                        "a*/b_\"?"
+                                        "?/",
+                                        "int\\\n"};
+    mtbal_diag diag = {0};
+    mtbal_plan *plan = NULL;
+    *model = mtbal_parse_model("<ir_version: 8, opset_import: [\"\" : 17]>\n"
+                               "g (float[2] a, float[2] b) => (float[2] y) { y = Add (a, b) }",
+                               &diag);
+    ck_assert_msg(*model != NULL, "%s", diag.what);
+    mtbal_graph *graph = (*model)->graph;
+    graph->inputs[0]->name = mtbal_intern((*model)->arena, names[0]);
+    graph->inputs[1]->name = mtbal_intern((*model)->arena, names[1]);
+    graph->outputs[0]->name = mtbal_intern((*model)->arena, names[2]);
+    mtbal_lower_options options = {.noutputs = -1};
+    ck_assert_msg(mtbal_lower(*model, &options, &plan, &diag) == MTBAL_OK, "%s", diag.what);
+    return plan;
+}
+
+START_TEST(test_odd_names)
+{
+    mtbal_model *model;
+    mtbal_plan *plan = odd_plan(&model);
+    mtbal_c_options options = {.model = "*/ \\"};
+    mtbal_diag diag = {0};
+    mtbal_c *c = NULL;
+    char top[256];
+    files_begin();
+    snprintf(top, sizeof top, "%s", files_path("c"));
+    must_run("mkdir -p '%s/runtime/kernels'", top);
+    ck_assert_int_eq(mtbal_c_new(plan, &options, &c, &diag), MTBAL_OK);
+    for (int i = 0; i < mtbal_c_files(c); i++) {
+        char path[400];
+        snprintf(path, sizeof path, "%s/%s", top, mtbal_c_name(c, i));
+        FILE *to = fopen(path, "w");
+        ck_assert(to != NULL);
+        mtbal_c_print(to, c, i);
+        ck_assert_int_eq(fclose(to), 0);
+    }
+    static const char program[] =
+        "#include \"model.h\"\nstatic model m;\nint main(void)\n{\n"
+        "    const model_port *a = model_find(model_inputs, \"a*/b \\\"\\?\\?/\");\n"
+        "    const model_port *y = model_find(model_outputs, \"int\\\\\\n\");\n"
+        "    model_init(&m, model_weights);\n"
+        "    if (!a || !y)\n        return 1;\n"
+        "    *(float *)model_data(&m, a) = 3;\n"
+        "    model_step(&m, 0);\n"
+        "    return *(float *)model_data(&m, y) == 3 ? 0 : 2;\n}\n";
+    files_write(files_path("c/main.c"), program, sizeof program - 1);
+    must_run("make -s -C '%s' CFLAGS='-O1 -Werror -trigraphs' && '%s/model'", top, top);
+    mtbal_c_free(c);
+    mtbal_plan_free(plan);
+    mtbal_model_free(model);
+    files_end();
+}
+END_TEST
+
+static mtbal_status choose(void *context)
+{
+    static const mtbal_c_options options = {.model = "m"};
+    mtbal_diag diag = {0};
+    mtbal_c *c = NULL;
+    mtbal_status status = mtbal_c_new(context, &options, &c, &diag);
+    mtbal_c_free(c);
+    return status;
+}
+
+START_TEST(test_allocations)
+{
+    mtbal_model *model;
+    mtbal_plan *plan = odd_plan(&model);
+    ck_assert_int_gt(fail_each_allocation(choose, plan), 1);
+    mtbal_plan_free(plan);
+    mtbal_model_free(model);
+}
+END_TEST
+
 /* ------------------------------------------------------------------ what is typed wrong */
 
 START_TEST(test_usage)
@@ -544,6 +628,8 @@ int main(void)
     tcase_add_loop_test(tests, test_inference, 0, 3);
     tcase_add_test(tests, test_library);
     tcase_add_loop_test(tests, test_each_kernel, 0, 4);
+    tcase_add_test(tests, test_odd_names);
+    tcase_add_test(tests, test_allocations);
     tcase_add_loop_test(tests, test_usage, 0, 6);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);

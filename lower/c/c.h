@@ -103,8 +103,9 @@ typedef struct c_port_kind {
 void c_choose_names(mtbal_c *c); /* fills the identifiers */
 void c_list_kinds(const mtbal_c *c, c_port_kind kinds[3]);
 const char *c_member(int region); /* of the struct: "arena" */
-/* A name from the graph within a comment or a string. */
-void c_print_text(FILE *to, const char *text);
+/* A name from the graph in a comment, and as a string. */
+void c_print_comment(FILE *to, const char *text);
+void c_print_string(FILE *to, const char *text);
 void c_print_dims(FILE *to, int rank, const int64_t *dims);
 void c_print_shape(FILE *to, const plan_operand *x);
 

@@ -10,7 +10,7 @@ static void print_accessors(FILE *to, const c_port_kind *k)
         const mtbal_port *p = &k->ports[i];
         const char *type = c_types[p->tensor.dtype].c;
         fprintf(to, "static inline %s *model_%s_%s(model *m) /* ", type, k->lower, k->ids[i]);
-        c_print_text(to, p->name);
+        c_print_comment(to, p->name);
         fprintf(to, " [");
         c_print_dims(to, p->tensor.rank, p->tensor.dims);
         fprintf(to, "] */\n{\n    return (%s *)(void *)(%s + %zu);\n}\n", type,
@@ -107,7 +107,7 @@ void c_print_header(FILE *to, const mtbal_c *c)
     c_port_kind kinds[3];
     c_list_kinds(c, kinds);
     fprintf(to, "/* model.h: ");
-    c_print_text(to, c->options.model);
+    c_print_comment(to, c->options.model);
     fprintf(to, ": the network as C, without dependencies. Written by mtbal-rewrite --emit-c.\n"
                 " *\n *     static model m;\n *     model_init(&m, model_weights);\n"
                 " *     ... fill the inputs ...\n *     model_step(&m, 0);\n */\n");

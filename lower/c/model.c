@@ -168,7 +168,7 @@ static void print_call(FILE *to, const mtbal_c *c, int i)
 {
     const plan_call *call = &c->plan->calls[i];
     fprintf(to, "\n    /* %d. ", i);
-    c_print_text(to, call->label ? call->label : "");
+    c_print_comment(to, call->label ? call->label : "");
     fprintf(to, " */\n");
     if (call->kernel < 0) {
         print_jump(to, call);
@@ -243,10 +243,10 @@ static void print_ports(FILE *to, const c_port_kind *k)
         const mtbal_port *p = &k->ports[i];
         plan_operand x = c_operand_of(p);
         size_t bytes = (size_t)rt_count(&p->tensor) * rt_dtype_size(p->tensor.dtype);
-        fprintf(to, "    {\"");
-        c_print_text(to, p->name);
-        fprintf(to, "\", offsetof(model, %s) + %zu, %zu, %d, ", c_member(p->region), p->offset,
-                bytes, p->is_default);
+        fprintf(to, "    {");
+        c_print_string(to, p->name);
+        fprintf(to, ", offsetof(model, %s) + %zu, %zu, %d, ", c_member(p->region), p->offset, bytes,
+                p->is_default);
         c_print_shape(to, &x);
         fprintf(to, "},\n");
     }
@@ -292,7 +292,7 @@ static void print_init(FILE *to, const mtbal_c *c)
             const plan_default *d = c->weights[i].from;
             fprintf(to, "    {%zu, offsetof(model, %s) + %zu, %zu}, /* ", c->weights[i].offset,
                     c_member(d->region), d->offset, d->bytes);
-            c_print_text(to, default_name(p, d));
+            c_print_comment(to, default_name(p, d));
             fprintf(to, " */\n");
         }
         fprintf(to, "};\n");
@@ -325,7 +325,7 @@ void c_print_model(FILE *to, const mtbal_c *c)
     c_port_kind kinds[3];
     c_list_kinds(c, kinds);
     fprintf(to, "/* model.c: ");
-    c_print_text(to, c->options.model);
+    c_print_comment(to, c->options.model);
     fprintf(to, " as straight-line calls of the kernels in runtime/. Written by\n"
                 " * mtbal-rewrite --emit-c. Each call names the ONNX node that it comes from. */\n"
                 "#include \"model.h\"\n\n#include <math.h>\n#include <string.h>\n");

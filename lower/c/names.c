@@ -22,17 +22,24 @@ const c_type c_types[] = {
     [RT_BF16] = {"RT_BF16", "bf16", "uint16_t"},
 };
 
-/* A name from the graph within a comment or a string: no end of either, no control characters. */
-void c_print_text(FILE *to, const char *text)
+void c_print_comment(FILE *to, const char *text)
 {
+    for (const char *p = text; *p; p++) {
+        bool ends = (*p == '/' && p > text && p[-1] == '*') || (*p == '*' && p[1] == '/');
+        fputc((unsigned char)*p < 32 || ends || *p == '\\' ? '_' : *p, to);
+    }
+}
+
+/* '?' because of trigraphs. */
+void c_print_string(FILE *to, const char *text)
+{
+    fputc('"', to);
     for (const char *p = text; *p; p++)
-        if (*p == '"' || *p == '\\')
-            fprintf(to, "\\%c", *p);
+        if ((unsigned char)*p < 32)
+            fprintf(to, "\\%03o", (unsigned)*p);
         else
-            fputc((unsigned char)*p < 32 || (*p == '/' && p > text && p[-1] == '*') || *p == '?'
-                      ? '_'
-                      : *p,
-                  to);
+            fprintf(to, strchr("\"\\?", *p) ? "\\%c" : "%c", *p);
+    fputc('"', to);
 }
 
 void c_print_dims(FILE *to, int rank, const int64_t *dims)

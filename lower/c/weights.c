@@ -61,12 +61,12 @@ static void put_bytes(FILE *to, const void *bytes, size_t n, size_t at)
 
 void c_print_weights(FILE *to, const mtbal_c *c)
 {
-    fprintf(
-        to,
-        "/* weights.c: constants and stored values of %s, little-endian, as they lie in memory.\n"
-        " * model.c says what lies where. */\n"
-        "#include \"model.h\"\n\nMODEL_ALIGN const uint32_t model_weights[%zu] = {",
-        c->options.model, c->weight_bytes / 4);
+    fprintf(to, "/* weights.c: constants and stored values of ");
+    c_print_comment(to, c->options.model);
+    fprintf(to,
+            ", little-endian, as they lie in memory.\n * model.c says what lies where. */\n"
+            "#include \"model.h\"\n\nMODEL_ALIGN const uint32_t model_weights[%zu] = {",
+            c->weight_bytes / 4);
     put_all(to, c, put_words);
     fprintf(to, "%s\n};\n", c->nweights || c->plan->region_bytes[REGION_CONSTANT] ? "" : "0");
 }
