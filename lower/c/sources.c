@@ -308,7 +308,7 @@ bool c_source_kept(const mtbal_c *c, int source)
 void c_choose_sources(mtbal_c *c)
 {
     static const char *const always[] = {"rt_cpu_detect", "rt_pool_size", "rt_pool_start",
-                                         "rt_pool_stop"};
+                                         "rt_pool_stop", "rt_parallel"};
     char name[64];
     int n = 0;
     while (c_sources[n].name)
