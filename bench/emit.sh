@@ -53,9 +53,9 @@ median() { # of nine runs of a program that prints microseconds
     for i in 1 2 3 4 5 6 7 8 9; do "$1"; done | sort -g | sed -n 5p
 }
 
-# text + data and bss of an object, as size counts them
+# Bytes of an object that start as zeros: its tensors.
 memory() {
-    size "$1" | awk 'NR == 2 { print $1 + $2, $3 }'
+    size "$1" | awk 'NR == 2 { print $3 }'
 }
 
 clock='#include <stdio.h>
@@ -67,14 +67,9 @@ static double now(void)
     return (double)t.tv_sec * 1e6 + (double)t.tv_nsec * 1e-3;
 }'
 
-echo
-echo "Forward passes (the network alone, batch 8)."
-dir=$TOP/forward
-rm -rf "$dir"
-mkdir -p "$dir"
-"$BIN/mtbal-rewrite" --inference $DATA/mlp_cls_reg/heads.onnx "$dir/heads.onnx" -q --emit-c "$dir/c" --batch 8 \
-    --emit-weights file
-cat >"$dir/c/main.c" <<C
+# A folder's forward pass: times it, prints a line. Its main.c is replaced.
+ours() { # NAME FOLDER
+    cat >"$2/main.c" <<C
 #include "model.h"
 $clock
 static model m;
@@ -83,47 +78,36 @@ static struct {
 } weights;
 int main(void)
 {
-    FILE *f = fopen("$dir/c/weights.bin", "rb");
+    FILE *f = fopen("$2/weights.bin", "rb");
     if (!f || fread(weights.bytes, 1, sizeof weights.bytes, f) != sizeof weights.bytes)
         return 1;
     model_init(&m, weights.bytes);
-    for (int i = 0; i < 1000; i++)
-        model_step(&m, 0);
+    model_step(&m, 0);
     double start = now();
-    for (int i = 0; i < 20000; i++)
+    for (int i = 0; i < RUNS; i++)
         model_step(&m, 0);
-    printf("%.3f\n", (now() - start) / 20000);
+    printf("%.3f\n", (now() - start) / RUNS);
     return 0;
 }
 C
-make -s -j2 -C "$dir/c" CFLAGS="-O2 -Werror"
-strip "$dir/c/model"
-echo "  mlp_cls_reg heads, mtbal: $(median "$dir/c/model") us a run; program $(wc -c <"$dir/c/model") bytes without" \
-    "$(wc -c <"$dir/c/weights.bin") bytes of weights; arena $(field "$dir/c" ARENA) (bound $(bound "$dir/c"))," \
-    "scratch $(field "$dir/c" SCRATCH)"
-if ! command -v "$ONNX2C" >/dev/null; then
-    echo "  onnx2c is not here to compare with: build it (github.com/kraiskil/onnx2c) and set ONNX2C to its path"
-    exit 0
-fi
-for model in mlp_cls_reg/heads.onnx cnn_nyu/model.op13.onnx transformer_glue/model.op13.onnx; do
-    name=$(dirname $model)
-    file=$DATA/$model
-    [ $name = mlp_cls_reg ] || {
-        file=$dir/$name.onnx
-        "$BIN/mtbal-rewrite" --inference $DATA/$model "$file" -q
-    }
-    if ! ("$ONNX2C" -d batch:8 -d seq:16 "$file" >"$dir/$name.c" 2>"$dir/$name.err") 2>/dev/null; then
-        echo "  $name, onnx2c: cannot translate it: $(grep -a Fatal "$dir/$name.err" | sed 's/.*) //' | grep . || echo "it crashed")"
-        continue
+    make -s -j2 -C "$2" CFLAGS="-O2 -Werror -DRUNS=$3"
+    strip "$2/model"
+    echo "  $1, mtbal: $(median "$2/model") us a run; program $(wc -c <"$2/model") bytes without" \
+        "$(wc -c <"$2/weights.bin") of weights; arena $(field "$2" ARENA) (bound $(bound "$2")), scratch $(field "$2" SCRATCH)"
+}
+
+theirs() { # NAME FILE
+    if ! sh -c '"$0" -d batch:8 -d seq:16 "$1" >"$2.c"; exit $?' "$ONNX2C" "$2" "$dir/$1" 2>"$dir/$1.err"; then
+        echo "  $1, onnx2c: cannot translate it: $(grep -a Fatal "$dir/$1.err" | sed 's/.*) //' | grep . || echo "it crashed")"
+        return
     fi
-    cat >"$dir/$name.main.c" <<C
+    cat >"$dir/$1.main.c" <<C
 $clock
 void entry(const float x[8][16], float logits[8][5], float pred[8][2]);
 int main(void)
 {
     static float x[8][16], logits[8][5], pred[8][2];
-    for (int i = 0; i < 1000; i++)
-        entry(x, logits, pred);
+    entry(x, logits, pred);
     double start = now();
     for (int i = 0; i < 20000; i++)
         entry(x, logits, pred);
@@ -131,10 +115,31 @@ int main(void)
     return 0;
 }
 C
-    cc -O2 -w -c "$dir/$name.c" -o "$dir/$name.o"
-    cc -O2 -o "$dir/$name" "$dir/$name.main.c" "$dir/$name.o" -lm
-    strip "$dir/$name"
-    weights=$(wc -c <"$dir/c/weights.bin")
-    echo "  $name heads, onnx2c: $(median "$dir/$name") us a run; program $(($(wc -c <"$dir/$name") - weights)) bytes without" \
-        "$weights bytes of weights; arena $(memory "$dir/$name.o" | cut -d' ' -f2)"
+    cc -O2 -w -c "$dir/$1.c" -o "$dir/$1.o"
+    cc -O2 -o "$dir/$1" "$dir/$1.main.c" "$dir/$1.o" -lm
+    strip "$dir/$1"
+    weights=$(wc -c <"$dir/$1.mtbal/weights.bin")
+    echo "  $1, onnx2c: $(median "$dir/$1") us a run; program $(($(wc -c <"$dir/$1") - weights)) bytes without" \
+        "$weights of weights; arena $(memory "$dir/$1.o")"
+}
+
+echo
+echo "Forward passes, batch 8: the heads of the MLP, the others with their losses."
+dir=$TOP/forward
+rm -rf "$dir"
+mkdir -p "$dir"
+for row in mlp_cls_reg:heads.onnx:20000 cnn_nyu:model.op13.onnx:200 transformer_glue:model.op13.onnx:200; do
+    name=${row%%:*} runs=${row##*:}
+    file=${row#*:}
+    inputs $name/model.op13.onnx "$dir/$name.inputs"
+    shapes=$(shapes "$dir/$name.inputs")
+    [ $name = mlp_cls_reg ] && shapes="--batch 8"
+    "$BIN/mtbal-rewrite" --inference "$DATA/$name/${file%%:*}" "$dir/$name.onnx" -q --emit-c "$dir/$name.mtbal" \
+        --emit-weights file $shapes
+    ours $name "$dir/$name.mtbal" $runs
+    if command -v "$ONNX2C" >/dev/null; then
+        theirs $name "$dir/$name.onnx"
+    fi
 done
+command -v "$ONNX2C" >/dev/null ||
+    echo "  onnx2c is not here to compare with: build it and set ONNX2C to its path"
