@@ -68,7 +68,7 @@ sanitize: deps
 # gcc and clang, every warning an error, the formatting checked.
 strict: deps
 	$(call install,clang clang-format)
-	@clang-format --dry-run -Werror $(foreach f,$(FOLDERS) cli tests bench,$(wildcard $(f)/*.c $(f)/*.h))
+	@clang-format --dry-run -Werror $(foreach f,$(FOLDERS) lower/c/templates cli tests bench,$(wildcard $(f)/*.c $(f)/*.h))
 	@$(MAKE) --no-print-directory BUILD=build/gcc BIN=build/gcc/bin CC=gcc MODE=-Werror all test-build
 	@$(MAKE) --no-print-directory BUILD=build/clang BIN=build/clang/bin CC=clang MODE=-Werror all test-build
 	@echo "strict: gcc and clang, no warnings; formatting as in .clang-format"
@@ -101,7 +101,7 @@ bench: deps
 	@BENCH=$(BUILD) BIN=$(BIN) sh bench/run.sh
 
 format:
-	clang-format -i $(foreach f,$(FOLDERS) cli tests bench,$(wildcard $(f)/*.c $(f)/*.h))
+	clang-format -i $(foreach f,$(FOLDERS) lower/c/templates cli tests bench,$(wildcard $(f)/*.c $(f)/*.h))
 .SECONDARY:
 
 $(BUILD)/gen/onnx/onnx.pb-c.c: $(PROTO)
