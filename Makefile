@@ -7,6 +7,9 @@
 # make test-torch compares calibrations with an independent PyTorch program (installs torch into .venv-torch)
 # make bench      measures
 # make bench-balance   trains the problems of models/ with every balancing; SEEDS=5
+# make test-emit  compiles emitted C with several compilers and checkers, and compares
+# make test-cross the same for 64-bit and 32-bit ARM, under qemu
+# make bench-emit measures emitted C
 # Variables: CC, CFLAGS, V=1
 
 CC      ?= gcc
@@ -21,7 +24,7 @@ ALL_C    = $(CPP) -std=c11 $(WARN) $(CFLAGS) $(KERNEL) $(MODE)
 LIBS    := -lprotobuf-c -lz -lm -lpthread
 Q       := $(if $(V),,@)
 
-FOLDERS := graph graph/ops onnxio passes passes/gradients passes/balance runtime runtime/kernels lower lower/ops train
+FOLDERS := graph graph/ops onnxio passes passes/gradients passes/balance runtime runtime/kernels lower lower/ops lower/c train
 SOURCES := $(foreach f,$(FOLDERS),$(wildcard $(f)/*.c))
 CLI     := $(filter-out cli/mtbal-%.c,$(wildcard cli/*.c))
 OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o)
@@ -33,7 +36,7 @@ TEST_X  := $(TESTS:tests/%.c=$(BUILD)/tests/%)
 LIB     := $(BUILD)/libmtbal.a
 PROTO   ?= /usr/include/onnx/onnx.proto
 
-.PHONY: all clean deps demo test test-run strict sanitize test-ort test-torch bench bench-balance format
+.PHONY: all clean deps demo test test-run strict sanitize test-ort test-torch bench bench-balance format test-emit test-cross bench-emit
 all: $(TOOLS)
 
 # ---------------------------------------------------------------- what a fresh Debian machine needs
@@ -67,7 +70,7 @@ sanitize: deps
 # gcc and clang, every warning an error, the formatting checked.
 strict: deps
 	$(call install,clang clang-format)
-	@clang-format --dry-run -Werror $(foreach f,$(FOLDERS) cli tests bench,$(wildcard $(f)/*.c $(f)/*.h))
+	@clang-format --dry-run -Werror $(foreach f,$(FOLDERS) lower/c/templates cli tests bench,$(wildcard $(f)/*.c $(f)/*.h))
 	@$(MAKE) --no-print-directory BUILD=build/gcc BIN=build/gcc/bin CC=gcc MODE=-Werror all test-build
 	@$(MAKE) --no-print-directory BUILD=build/clang BIN=build/clang/bin CC=clang MODE=-Werror all test-build
 	@echo "strict: gcc and clang, no warnings; formatting as in .clang-format"
@@ -83,6 +86,22 @@ test-torch: deps
 	@$(MAKE) --no-print-directory all
 	@BIN=$(BIN) sh tests/torch/run.sh
 
+# Emitted C: every dialect and checker; other processors.
+test-emit: deps
+	$(call install,clang g++ valgrind unzip libc6-dev-i386 lib32gcc-12-dev)
+	@$(MAKE) --no-print-directory all
+	@BIN=$(BIN) sh tests/emit/portable.sh
+
+test-cross: deps
+	$(call install,gcc-aarch64-linux-gnu libc6-dev-arm64-cross gcc-arm-linux-gnueabihf libc6-dev-armhf-cross qemu-user unzip)
+	@$(MAKE) --no-print-directory all
+	@BIN=$(BIN) sh tests/emit/cross.sh
+
+bench-emit: deps
+	$(call install,unzip)
+	@$(MAKE) --no-print-directory all
+	@BIN=$(BIN) sh bench/emit.sh
+
 bench: deps
 	@$(MAKE) --no-print-directory all $(BUILD)/bench/bench_mlp $(BUILD)/bench/bench_step
 	@BENCH=$(BUILD) BIN=$(BIN) sh bench/run.sh
@@ -95,7 +114,7 @@ bench-balance: deps
 	@$(BUILD)/bench/bench_balance $(BUILD)/bench/balance $(SEEDS) $(PROBLEMS)
 
 format:
-	clang-format -i $(foreach f,$(FOLDERS) cli tests bench,$(wildcard $(f)/*.c $(f)/*.h))
+	clang-format -i $(foreach f,$(FOLDERS) lower/c/templates cli tests bench,$(wildcard $(f)/*.c $(f)/*.h))
 .SECONDARY:
 
 $(BUILD)/gen/onnx/onnx.pb-c.c: $(PROTO)
@@ -104,6 +123,14 @@ $(BUILD)/gen/onnx/onnx.pb-c.c: $(PROTO)
 $(BUILD)/gen/%.o: $(BUILD)/gen/%.c
 	$(Q)$(CC) $(CPP) $(CFLAGS) $(MODE) -c $< -o $@
 $(filter $(BUILD)/onnxio/%,$(OBJECTS)) $(TEST_O): $(BUILD)/gen/onnx/onnx.pb-c.c
+
+# What --emit-c ships lies in the command itself, as text.
+SHIPPED := $(sort $(wildcard runtime/*.[ch] runtime/*.def runtime/kernels/*.[ch] lower/c/templates/*))
+$(BUILD)/gen/sources.c: $(SHIPPED)
+	@mkdir -p $(@D)
+	$(Q){ echo '#include "lower/c/c.h"'; echo 'const c_source c_sources[] = {'; \
+	for f in $(SHIPPED); do echo "{\"$$f\","; sed 's/\\/\\\\/g; s/"/\\"/g; s/^/"/; s/$$/\\n"/' $$f; echo '},'; done; \
+	echo '{NULL, NULL}};'; } > $@
 
 # Kernels: optimised also in a debugging build; no -ffast-math, so that results are IEEE's. Fused multiply-add only where a
 # kernel asks for it: the same bits from every compiler.
@@ -116,7 +143,7 @@ $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(ALL_C) -MMD -MP -c $< -o $@
 
-$(LIB): $(OBJECTS) $(BUILD)/gen/onnx/onnx.pb-c.o
+$(LIB): $(OBJECTS) $(BUILD)/gen/onnx/onnx.pb-c.o $(BUILD)/gen/sources.o
 	$(Q)rm -f $@ && ar rcs $@ $^
 
 $(BIN)/%: $(BUILD)/cli/%.o $(CLI_O) $(LIB)

@@ -4,6 +4,7 @@
 #define MTBAL_CLI_H
 
 #include "graph/graph.h"
+#include "lower/emit_c.h"
 #include "passes/passes.h"
 #include "train/train.h"
 
@@ -79,6 +80,20 @@ void cli_table_init(cli_table *table, mtbal_arena *arena, int ncolumns, const ch
 void cli_cell(cli_table *table, const char *format, ...) MTBAL_PRINTF(2, 3);
 /* Numbers (cells that start with a digit, sign or '.') are aligned to the right. */
 void cli_table_print(FILE *to, const cli_table *table);
+
+/* ------------------------------------------------------------------ emit.c */
+
+typedef struct cli_emission {
+    const char *folder;  /* --emit-c */
+    const char *weights; /* --emit-weights: c or file; NULL: c */
+    int64_t batch;       /* 0: the model's own, else 32 */
+    cli_list shapes;     /* --input-shape: NAME:D0,D1,.. */
+} cli_emission;
+/* Checks what was typed: MTBAL_USAGE before anything is written. */
+mtbal_status cli_emission_check(const cli_emission *e, mtbal_arena *arena, mtbal_diag *diag);
+/* Lowers the model in the file and writes it as a folder of C. *info: how large it became. */
+mtbal_status cli_emit(const cli_emission *e, const char *path, mtbal_plan_info *info,
+                      mtbal_arena *arena, mtbal_diag *diag);
 
 /* ------------------------------------------------------------------ json.c */
 

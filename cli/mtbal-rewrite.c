@@ -12,6 +12,7 @@ typedef struct args {
     cli_list train, freeze;
     const char *balance, *scale, *apply, *norm_over, *optimizer, *outputs, *dump_after;
     double clip;
+    cli_emission emit;
     bool inline_functions, untie, inference, list_passes, list_operators, time_passes, json, quiet,
         verbose;
 } args;
@@ -49,6 +50,14 @@ static const cli_option options[] = {
     {"untie", 0, CLI_FLAG, &a.untie, NULL, "give tied uses of one initializer a copy each"},
     {"inference", 0, CLI_FLAG, &a.inference, NULL,
      "the other way: the original network with trained weights"},
+    {"emit-c", 0, CLI_TEXT, &a.emit.folder, "DIR",
+     "write what OUT.onnx holds as C too, which depends on nothing"},
+    {"emit-weights", 0, CLI_TEXT, &a.emit.weights, "HOW",
+     "c (default): compiled in; file: weights.bin beside it"},
+    {"batch", 0, CLI_COUNT, &a.emit.batch, "N",
+     "first axis of the inputs in C (default: the model's own\nwhere it is fixed, else 32)"},
+    {"input-shape", 0, CLI_TEXTS, &a.emit.shapes, "NAME:D0,D1,..",
+     "all sizes of an input in C (repeatable)"},
     {"list-passes", 0, CLI_FLAG, &a.list_passes, NULL, "print the pass table"},
     {"list-operators", 0, CLI_FLAG, &a.list_operators, NULL,
      "print what can be differentiated and what mtbal-run executes"},
@@ -123,6 +132,7 @@ typedef struct report {
     int nodes_before, nodes_after;
     int64_t bytes_before, bytes_after;
     double seconds;
+    mtbal_plan_info emitted;
 } report;
 
 static int64_t size_of(const char *path)
@@ -282,9 +292,27 @@ static void print_json(const report *r)
     json_int(&json, "nodes_after", r->nodes_after);
     json_int(&json, "bytes_before", r->bytes_before);
     json_int(&json, "bytes_after", r->bytes_after);
+    if (a.emit.folder) {
+        json_open(&json, "c", '{');
+        json_text(&json, "folder", a.emit.folder);
+        json_int(&json, "calls", r->emitted.ncalls);
+        json_int(&json, "arena_bytes", (int64_t)r->emitted.arena_bytes);
+        json_int(&json, "arena_lower_bound", (int64_t)r->emitted.arena_lower_bound);
+        json_int(&json, "state_bytes", (int64_t)r->emitted.state_bytes);
+        json_close(&json, '}');
+    }
     json_number(&json, "seconds", r->seconds);
     json_close(&json, '}');
     printf("\n");
+}
+
+static void print_emission(const report *r)
+{
+    char arena[32], states[32];
+    if (a.emit.folder)
+        printf("  %s: %d calls, arena %s, states %s\n", a.emit.folder, r->emitted.ncalls,
+               cli_bytes(arena, (double)r->emitted.arena_bytes),
+               cli_bytes(states, (double)r->emitted.state_bytes));
 }
 
 static void print_report(report *r, mtbal_arena *arena)
@@ -308,6 +336,7 @@ static void print_report(report *r, mtbal_arena *arena)
         print_params(r->context, arena);
     print_ops(r, arena);
     printf("\n  rewritten in %.1f ms\n", 1e3 * r->seconds);
+    print_emission(r);
 }
 
 /* ------------------------------------------------------------------ the work */
@@ -374,6 +403,7 @@ static mtbal_status rewrite(report *r, mtbal_model **model, mtbal_arena *arena, 
 {
     mtbal_options o;
     MTBAL_TRY(make_options(&o, diag));
+    MTBAL_TRY(cli_emission_check(&a.emit, arena, diag));
     double start = cli_seconds();
     MTBAL_TRY(mtbal_onnx_read(r->in, model, diag));
     r->ops.arena = arena;
@@ -387,6 +417,8 @@ static mtbal_status rewrite(report *r, mtbal_model **model, mtbal_arena *arena, 
     MTBAL_TRY(mtbal_onnx_write(*model, r->out, diag));
     r->seconds = cli_seconds() - start;
     r->bytes_after = size_of(r->out);
+    if (a.emit.folder)
+        MTBAL_TRY(cli_emit(&a.emit, r->out, &r->emitted, arena, diag));
     r->ops.after = true;
     return mtbal_graph_walk((*model)->graph, count_op, &r->ops) == MTBAL_OK ? MTBAL_OK
                                                                             : mtbal_no_memory(diag);
@@ -453,9 +485,11 @@ static int run(int argc, char **argv, mtbal_arena *arena)
         code = cli_report(command.name, &diag);
     else if (r.context)
         print_report(&r, arena);
-    else if (!a.quiet)
+    else if (!a.quiet) {
         printf("%s: %lld bytes, written in %.1f ms\n", r.out, (long long)r.bytes_after,
                1e3 * r.seconds);
+        print_emission(&r);
+    }
     mtbal_model_free(model);
     return status == MTBAL_OK ? 0 : code;
 }

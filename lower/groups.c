@@ -148,7 +148,7 @@ static int operand_index(chain_builder *c, const mtbal_value *v, operand x)
 }
 
 /* Results are numbered from RESULT on until the number of inputs is known. */
-enum { RESULT = 1000 };
+enum { RESULT = 128 };
 
 static int emit_code(chain_builder *c, int op, int a, int b, int w)
 {
@@ -156,11 +156,9 @@ static int emit_code(chain_builder *c, int op, int a, int b, int w)
         c->full = true;
         return RESULT;
     }
-    int32_t *code = &c->at.code[4 * c->at.ncode];
-    code[0] = op;
-    code[1] = a;
-    code[2] = b;
-    code[3] = w;
+    const int given[4] = {op, a, b, w};
+    for (int i = 0; i < 4; i++)
+        c->at.code[4 * c->at.ncode + i] = (uint8_t)(given[i] < 0 ? RT_CHAIN_NONE : given[i]);
     return RESULT + c->at.ncode++;
 }
 
@@ -573,8 +571,8 @@ mtbal_status lower_emit_group(lowering *l, group *g)
     if (c.full || !c.at.nout)
         return emit_apart(l, g);
     for (int i = 0; i < 4 * c.at.ncode; i++)
-        if (i % 4 && c.at.code[i] >= RESULT)
-            c.at.code[i] += c.at.nin - RESULT;
+        if (i % 4 && c.at.code[i] >= RESULT && c.at.code[i] != RT_CHAIN_NONE)
+            c.at.code[i] = (uint8_t)(c.at.code[i] + c.at.nin - RESULT);
     for (int i = 0; i < c.at.nout; i++)
         c.at.result[i] += c.at.nin;
     op_call_n(l, RT_KERNEL_chain, &c.at, c.at.nin, c.in, c.at.nout, c.out);

@@ -54,4 +54,9 @@ struct mtbal_plan {
     mtbal_plan_info info;
 };
 
+/* Arrays of an attribute struct: how many elements, zeros at the end left out (they say nothing; 0
+ * for other fields); and one of them. print.c */
+int plan_array_length(const rt_field *field, const void *at);
+int plan_array_item(const rt_field *field, const void *at, int i);
+
 #endif

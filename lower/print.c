@@ -16,6 +16,19 @@ static void print_operand(FILE *to, const plan_operand *x)
     fprintf(to, "]");
 }
 
+int plan_array_item(const rt_field *f, const void *at, int i)
+{
+    return f->type == 'A' ? ((const int32_t *)at)[i] : ((const uint8_t *)at)[i];
+}
+
+int plan_array_length(const rt_field *f, const void *at)
+{
+    int n = f->type == 'A' || f->type == 'B' ? f->count : 0;
+    while (n > 1 && plan_array_item(f, at, n - 1) == 0)
+        n--;
+    return n;
+}
+
 static void print_field(FILE *to, const rt_field *f, const unsigned char *attr)
 {
     const void *at = attr + f->offset;
@@ -28,11 +41,9 @@ static void print_field(FILE *to, const rt_field *f, const unsigned char *attr)
         fprintf(to, "%.9g", (double)*(const float *)at);
     else if (f->type == 'D')
         fprintf(to, "%.17g", *(const double *)at);
-    int n = f->type == 'A' ? f->count : 0;
-    while (n > 1 && ((const int32_t *)at)[n - 1] == 0) /* zeros at the end say nothing */
-        n--;
+    int n = plan_array_length(f, at);
     for (int i = 0; i < n; i++)
-        fprintf(to, "%s%d", i ? "," : "", ((const int32_t *)at)[i]);
+        fprintf(to, "%s%d", i ? "," : "", plan_array_item(f, at, i));
 }
 
 static void print_call(FILE *to, int index, const plan_call *c)

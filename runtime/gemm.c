@@ -3,12 +3,7 @@
  * order, whatever the layout of the operands. */
 #include "runtime/gemm.h"
 
-enum { KC = 256, MC = 96, NC = 256 };
-
-static int64_t least(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
+enum { KC = RT_KC, MC = RT_MC, NC = RT_NC };
 
 static const struct {
     rt_micro_f32 *run;
@@ -75,18 +70,18 @@ static void tile(const job *j, int64_t i0, int64_t j0, int thread)
     int cpu = j->env->cpu < 0 ? 0 : j->env->cpu > 2 ? 2 : j->env->cpu;
     int mr = micros[cpu].mr, nr = micros[cpu].nr;
     float *pa = (float *)(void *)(j->env->scratch + (size_t)thread * j->env->scratch_size);
-    float *pb = pa + (MC + 12) * KC, acc[12 * 32];
-    int64_t m = least(MC, j->m - i0), n = least(NC, j->n - j0);
+    float *pb = pa + rt_gemm_scratch_a(j->m, j->k) / sizeof(float), acc[RT_MAX_MR * RT_MAX_NR];
+    int64_t m = rt_least(MC, j->m - i0), n = rt_least(NC, j->n - j0);
     const float *a = (const float *)j->a.data, *b = (const float *)j->b.data;
     for (int64_t p = 0; p < j->k || p == 0; p += KC) {
-        int64_t k = least(KC, j->k - p);
+        int64_t k = rt_least(KC, j->k - p);
         float beta = p ? 1 : j->beta;
         pack(a + i0 * j->a.row + p * j->a.col, j->a.row, j->a.col, m, k, mr, pa);
         pack(b + p * j->b.row + j0 * j->b.col, j->b.col, j->b.row, n, k, nr, pb);
         for (int64_t q = 0; q < n; q += nr)
             for (int64_t i = 0; i < m; i += mr) {
                 micros[cpu].run(k, pa + i * k, pb + q * k, acc);
-                store(j, acc, nr, least(mr, m - i), least(nr, n - q),
+                store(j, acc, nr, rt_least(mr, m - i), rt_least(nr, n - q),
                       j->c + (i0 + i) * j->ldc + j0 + q, beta);
             }
     }
@@ -145,7 +140,7 @@ void rt_gemm(const rt_env *env, int dtype, int64_t m, int64_t n, int64_t k, doub
 {
     if (m <= 0 || n <= 0)
         return;
-    if (dtype == RT_F64) {
+    if (RT_USES_TYPE(RT_F64) && dtype == RT_F64) {
         job_f64 d = {n, k, ldc, a, b, alpha, beta, (double *)c};
         rt_parallel(env, m, 16, rows_f64, &d);
         return;
@@ -160,7 +155,7 @@ void rt_gemm_on(const rt_env *env, int thread, int dtype, int64_t m, int64_t n, 
 {
     if (m <= 0 || n <= 0)
         return;
-    if (dtype == RT_F64) {
+    if (RT_USES_TYPE(RT_F64) && dtype == RT_F64) {
         job_f64 d = {n, k, ldc, a, b, alpha, beta, (double *)c};
         rows_f64(&d, 0, m, thread);
         return;

@@ -14,6 +14,25 @@ typedef struct rt_matrix {
     int64_t row, col;
 } rt_matrix;
 
+/* Blocks that are packed: of C (MC x NC), and of the sum (KC). */
+enum { RT_KC = 256, RT_MC = 96, RT_NC = 256, RT_MAX_MR = 12, RT_MAX_NR = 32 };
+
+static inline int64_t rt_least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Bytes of scratch that a thread packs A and B into. */
+static inline size_t rt_gemm_scratch_a(int64_t m, int64_t k)
+{
+    return (size_t)((rt_least(RT_MC, m) + RT_MAX_MR) * rt_least(RT_KC, k)) * sizeof(float);
+}
+static inline size_t rt_gemm_scratch(int64_t m, int64_t n, int64_t k)
+{
+    return rt_gemm_scratch_a(m, k) +
+           (size_t)((rt_least(RT_NC, n) + RT_MAX_NR) * rt_least(RT_KC, k)) * sizeof(float);
+}
+
 /* C (m,n; rows ldc apart) = alpha A (m,k) B (k,n) + beta C. beta 0: C is not read. The bits depend
  * on the sizes and on env->cpu, not on the threads. dtype: RT_F32 or RT_F64. */
 void rt_gemm(const rt_env *env, int dtype, int64_t m, int64_t n, int64_t k, double alpha,

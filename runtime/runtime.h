@@ -11,6 +11,8 @@
 #ifndef MTBAL_RUNTIME_H
 #define MTBAL_RUNTIME_H
 
+#include "runtime/used.h"
+
 #include <stddef.h>
 #include <stdint.h>
 
@@ -84,13 +86,14 @@ typedef void rt_kernel(const rt_env *env, const void *attr, const rt_tensor *in,
 typedef size_t rt_scratch_fn(const void *attr, const rt_tensor *in, const rt_tensor *out);
 
 /* Attribute structs: kernels.def lists, per kernel, the fields, so that lowering fills them by name
- * and --emit-c prints them. I: int32_t, L: int64_t, F: float, D: double, A: int32_t array of given
- * length. */
+ * and --emit-c prints them. I: int32_t, L: int64_t, F: float, D: double, A, B: int32_t and
+ * uint8_t array of given length. */
 #define RT_I(name)    int32_t name;
 #define RT_L(name)    int64_t name;
 #define RT_F(name)    float name;
 #define RT_D(name)    double name;
 #define RT_A(name, n) int32_t name[n];
+#define RT_B(name, n) uint8_t name[n];
 #define KERNEL(name, scratch, fields) \
     typedef struct rt_##name##_attr { \
         int32_t unused_;              \
@@ -104,6 +107,7 @@ typedef size_t rt_scratch_fn(const void *attr, const rt_tensor *in, const rt_ten
 #undef RT_F
 #undef RT_D
 #undef RT_A
+#undef RT_B
 
 /* Scratch functions named in the list. */
 #define RT_SCRATCH(name) \
@@ -204,7 +208,9 @@ enum {
     RT_CHAIN_WHERE = 200,
     RT_CHAIN_INPUTS = 16,
     RT_CHAIN_OUTPUTS = 6,
-    RT_CHAIN_CODE = 40
+    RT_CHAIN_CODE = 40,
+    RT_CHAIN_NONE = 255, /* no operand */
+    RT_CHAIN_BLOCK = 256 /* elements that go through the chain at a time */
 };
 
 enum {
@@ -217,7 +223,7 @@ enum {
 /* One field of an attribute struct. */
 typedef struct rt_field {
     const char *name;
-    char type; /* 'I', 'L', 'F', 'D', 'A' */
+    char type; /* 'I', 'L', 'F', 'D', 'A', 'B' */
     int count;
     size_t offset;
 } rt_field;

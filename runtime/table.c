@@ -8,6 +8,7 @@
 #define RT_F(name)    {#name, 'F', 1, offsetof(attributes, name)},
 #define RT_D(name)    {#name, 'D', 1, offsetof(attributes, name)},
 #define RT_A(name, n) {#name, 'A', n, offsetof(attributes, name)},
+#define RT_B(name, n) {#name, 'B', n, offsetof(attributes, name)},
 #define KERNEL(name, scratch, list)                                              \
     static const rt_field *fields_##name(void)                                   \
     {                                                                            \

@@ -22,6 +22,7 @@ static const struct floor_rule {
     {"passes/balance", "graph passes"},
     {"lower", "graph runtime"},
     {"lower/ops", "graph runtime lower"},
+    {"lower/c", "graph runtime lower"},
     {"train", "graph onnxio lower runtime"},
     {"cli", "graph onnxio passes runtime lower train"},
 };

@@ -10,7 +10,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { BLOCK = 256, MAX_IN = RT_CHAIN_INPUTS, MAX_CODE = RT_CHAIN_CODE };
+enum { BLOCK = RT_CHAIN_BLOCK, MAX_IN = RT_CHAIN_INPUTS, MAX_CODE = RT_CHAIN_CODE };
 
 typedef struct chain_job {
     const rt_env *env;
@@ -84,6 +84,8 @@ static double element(const rt_tensor *t, int64_t i)
 #define F64(fn) fn
 #define U(op, value)                  \
     case RT_CHAIN_UNARY + op:         \
+        if (!RT_USES_CHAIN_UNARY(op)) \
+            break;                    \
         for (int i = 0; i < n; i++) { \
             T x = p[i];               \
             r[i] = (T)(value);        \
@@ -92,6 +94,8 @@ static double element(const rt_tensor *t, int64_t i)
 /* Either operand may be one element for all: three loops that vectorise. */
 #define B(op, value)                      \
     case RT_CHAIN_BINARY + op:            \
+        if (!RT_USES_CHAIN_BINARY(op))    \
+            break;                        \
         if (v[0].step && v[1].step)       \
             for (int i = 0; i < n; i++) { \
                 T x = p[i], y = q[i];     \
@@ -229,11 +233,11 @@ static char *target_of(const chain_job *j, int c, int64_t at, char *otherwise)
 /* Instruction c over a block of n elements; `to` is room for its result. */
 static view run_one(const chain_job *j, int c, const view *views, char *to, int n)
 {
-    const int32_t *code = &j->at->code[4 * c];
+    const uint8_t *code = &j->at->code[4 * c];
     view v[3] = {{NULL, 0}, {NULL, 0}, {NULL, 0}}, result = {to, 1};
     int alike = 1;
     for (int k = 0; k < 3; k++)
-        if (code[1 + k] >= 0) {
+        if (code[1 + k] != RT_CHAIN_NONE) {
             v[k] = views[code[1 + k]];
             alike = alike && v[k].step == 0;
         }
@@ -245,7 +249,7 @@ static view run_one(const chain_job *j, int c, const view *views, char *to, int 
     }
     /* operands that are one for all give a result that is */
     int m = code[0] < RT_CHAIN_BINARY ? (v[0].step ? n : 1) : alike ? 1 : n;
-    (j->at->is_double ? run_f64 : run_f32)(code[0], v, to, m);
+    (RT_USES_TYPE(RT_F64) && j->at->is_double ? run_f64 : run_f32)(code[0], v, to, m);
     result.step = m == 1 && n > 1 ? 0 : 1;
     return result;
 }

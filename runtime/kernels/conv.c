@@ -112,7 +112,7 @@ COLUMNS(double)
 
 static void columns(const shape *s, void *x, void *col, int back)
 {
-    if (s->dtype == RT_F64)
+    if (RT_USES_TYPE(RT_F64) && s->dtype == RT_F64)
         columns_double(s, (double *)x, (double *)col, back);
     else
         columns_float(s, (float *)x, (float *)col, back);
@@ -134,7 +134,7 @@ static void add_bias(const shape *s, const rt_tensor *bias, void *y)
 {
     for (int64_t i = 0; i < s->n * s->m; i++)
         for (int64_t k = 0; k < s->out_size; k++) {
-            if (s->dtype == RT_F64)
+            if (RT_USES_TYPE(RT_F64) && s->dtype == RT_F64)
                 ((double *)y)[i * s->out_size + k] += ((const double *)bias->data)[i % s->m];
             else
                 ((float *)y)[i * s->out_size + k] += ((const float *)bias->data)[i % s->m];

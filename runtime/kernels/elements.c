@@ -103,7 +103,7 @@ double rt_get_f64(const rt_tensor *t, int64_t i)
     case RT_F64:
         return ((const double *)t->data)[i];
     case RT_F16:
-        return half_to_f64(((const uint16_t *)t->data)[i]);
+        return RT_USES_TYPE(RT_F16) ? half_to_f64(((const uint16_t *)t->data)[i]) : 0;
     case RT_BF16:
         return (double)from_bits((uint32_t)((const uint16_t *)t->data)[i] << 16);
     default:
@@ -121,19 +121,23 @@ void rt_set_f64(const rt_tensor *t, int64_t i, double x)
         ((double *)t->data)[i] = x;
         break;
     case RT_F16:
-        ((uint16_t *)t->data)[i] = f64_to_half(x);
+        if (RT_USES_TYPE(RT_F16))
+            ((uint16_t *)t->data)[i] = f64_to_half(x);
         break;
     case RT_BF16:
-        ((uint16_t *)t->data)[i] = f64_to_bfloat(x);
+        if (RT_USES_TYPE(RT_BF16))
+            ((uint16_t *)t->data)[i] = f64_to_bfloat(x);
         break;
     case RT_BOOL:
         ((uint8_t *)t->data)[i] = x != 0;
         break;
     case RT_U64:
-        ((uint64_t *)t->data)[i] = x >= 0 && x < 0x1p64 ? (uint64_t)x : 0;
+        ((uint64_t *)t->data)[i] = x >= 0 && x < 18446744073709551616.0 ? (uint64_t)x : 0;
         break;
     default:
-        rt_set_i64(t, i, x >= -0x1p63 && x < 0x1p63 ? (int64_t)x : INT64_MIN);
+        rt_set_i64(t, i,
+                   x >= -9223372036854775808.0 && x < 9223372036854775808.0 ? (int64_t)x
+                                                                            : INT64_MIN);
     }
 }
 

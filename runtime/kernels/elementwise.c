@@ -72,8 +72,11 @@ static double celu(double x, double alpha)
 
 #define F32(fn) fn##f
 #define F64(fn) fn
+
 #define U(op, value)                             \
     case op:                                     \
+        if (!RT_USES_UNARY(op))                  \
+            break;                               \
         for (int64_t i = first; i < last; i++) { \
             float x = p[i];                      \
             q[i] = (value);                      \
@@ -86,6 +89,8 @@ static void unary_f32(const unary_job *j, int64_t first, int64_t last)
 #undef U
 #define U(op, value)                             \
     case op:                                     \
+        if (!RT_USES_UNARY(op))                  \
+            break;                               \
         for (int64_t i = first; i < last; i++) { \
             double x = p[i];                     \
             q[i] = (value);                      \
@@ -144,13 +149,14 @@ static void unary_range(void *context, int64_t first, int64_t last, int thread)
 {
     const unary_job *j = (const unary_job *)context;
     (void)thread;
-    if (j->at->op == RT_IS_NAN || j->at->op == RT_IS_INF)
+    if ((RT_USES_UNARY(RT_IS_NAN) && j->at->op == RT_IS_NAN) ||
+        (RT_USES_UNARY(RT_IS_INF) && j->at->op == RT_IS_INF))
         unary_predicate(j, first, last);
     else if (j->x->dtype == RT_F32)
         unary_f32(j, first, last);
-    else if (j->x->dtype == RT_F64)
+    else if (RT_USES_TYPE(RT_F64) && j->x->dtype == RT_F64)
         unary_f64(j, first, last);
-    else
+    else if (RT_USES_INTEGERS)
         unary_int(j, first, last);
 }
 
@@ -227,71 +233,59 @@ typedef struct binary_job {
     const rt_tensor *x, *y;
 } binary_job;
 
-/* A row: both operands may stand still (stride 0) or run. The four usual cases get loops that
- * vectorise. */
-#define ROW(T, R, value)                                                                  \
-    {                                                                                     \
-        const T *p = (const T *)j->x[0].data + o[0], *q = (const T *)j->x[1].data + o[1]; \
-        R *r = (R *)j->y->data + to;                                                      \
-        if (sa == 1 && sb == 1)                                                           \
-            for (int64_t i = 0; i < n; i++) {                                             \
-                T x = p[i], y = q[i];                                                     \
-                r[i] = (R)(value);                                                        \
-            }                                                                             \
-        else if (sa == 1 && sb == 0) {                                                    \
-            T y = q[0];                                                                   \
-            for (int64_t i = 0; i < n; i++) {                                             \
-                T x = p[i];                                                               \
-                r[i] = (R)(value);                                                        \
-            }                                                                             \
-        } else if (sa == 0 && sb == 1) {                                                  \
-            T x = p[0];                                                                   \
-            for (int64_t i = 0; i < n; i++) {                                             \
-                T y = q[i];                                                               \
-                r[i] = (R)(value);                                                        \
-            }                                                                             \
-        } else                                                                            \
-            for (int64_t i = 0; i < n; i++) {                                             \
-                T x = p[i * sa], y = q[i * sb];                                           \
-                r[i] = (R)(value);                                                        \
-            }                                                                             \
-    }                                                                                     \
-    break;
+/* An operator on a row: both operands may stand still (stride 0) or run. The four usual cases get
+ * loops that vectorise. */
+#define ROW(op, T, R, value)                                                                  \
+    case op:                                                                                  \
+        if (!RT_USES_BINARY(op))                                                              \
+            break;                                                                            \
+        {                                                                                     \
+            const T *p = (const T *)j->x[0].data + o[0], *q = (const T *)j->x[1].data + o[1]; \
+            R *r = (R *)j->y->data + to;                                                      \
+            if (sa == 1 && sb == 1)                                                           \
+                for (int64_t i = 0; i < n; i++) {                                             \
+                    T x = p[i], y = q[i];                                                     \
+                    r[i] = (R)(value);                                                        \
+                }                                                                             \
+            else if (sa == 1 && sb == 0) {                                                    \
+                T y = q[0];                                                                   \
+                for (int64_t i = 0; i < n; i++) {                                             \
+                    T x = p[i];                                                               \
+                    r[i] = (R)(value);                                                        \
+                }                                                                             \
+            } else if (sa == 0 && sb == 1) {                                                  \
+                T x = p[0];                                                                   \
+                for (int64_t i = 0; i < n; i++) {                                             \
+                    T y = q[i];                                                               \
+                    r[i] = (R)(value);                                                        \
+                }                                                                             \
+            } else                                                                            \
+                for (int64_t i = 0; i < n; i++) {                                             \
+                    T x = p[i * sa], y = q[i * sb];                                           \
+                    r[i] = (R)(value);                                                        \
+                }                                                                             \
+        }                                                                                     \
+        break;
 
-#define FLOAT_ROWS(T, M)                         \
-    switch (j->op) {                             \
-    case RT_ADD:                                 \
-        ROW(T, T, x + y)                         \
-    case RT_SUB:                                 \
-        ROW(T, T, x - y)                         \
-    case RT_MUL:                                 \
-        ROW(T, T, x *y)                          \
-    case RT_DIV:                                 \
-        ROW(T, T, x / y)                         \
-    case RT_POW:                                 \
-        ROW(T, T, y == 2 ? x * x : M(pow)(x, y)) \
-    case RT_MAX:                                 \
-        ROW(T, T, x != x || x > y ? x : y)       \
-    case RT_MIN:                                 \
-        ROW(T, T, x != x || x < y ? x : y)       \
-    case RT_MOD:                                 \
-        ROW(T, T, x - M(floor)(x / y) * y)       \
-    case RT_FMOD:                                \
-        ROW(T, T, M(fmod)(x, y))                 \
-    case RT_PRELU:                               \
-        ROW(T, T, x >= 0 ? x : x * y)            \
-    case RT_EQUAL:                               \
-        ROW(T, unsigned char, x == y)            \
-    case RT_LESS:                                \
-        ROW(T, unsigned char, x < y)             \
-    case RT_LESS_EQUAL:                          \
-        ROW(T, unsigned char, x <= y)            \
-    case RT_GREATER:                             \
-        ROW(T, unsigned char, x > y)             \
-    case RT_GREATER_EQUAL:                       \
-        ROW(T, unsigned char, x >= y)            \
-    default:                                     \
-        break;                                   \
+#define FLOAT_ROWS(T, M)                                 \
+    switch (j->op) {                                     \
+        ROW(RT_ADD, T, T, x + y)                         \
+        ROW(RT_SUB, T, T, x - y)                         \
+        ROW(RT_MUL, T, T, x *y)                          \
+        ROW(RT_DIV, T, T, x / y)                         \
+        ROW(RT_POW, T, T, y == 2 ? x * x : M(pow)(x, y)) \
+        ROW(RT_MAX, T, T, x != x || x > y ? x : y)       \
+        ROW(RT_MIN, T, T, x != x || x < y ? x : y)       \
+        ROW(RT_MOD, T, T, x - M(floor)(x / y) * y)       \
+        ROW(RT_FMOD, T, T, M(fmod)(x, y))                \
+        ROW(RT_PRELU, T, T, x >= 0 ? x : x * y)          \
+        ROW(RT_EQUAL, T, unsigned char, x == y)          \
+        ROW(RT_LESS, T, unsigned char, x < y)            \
+        ROW(RT_LESS_EQUAL, T, unsigned char, x <= y)     \
+        ROW(RT_GREATER, T, unsigned char, x > y)         \
+        ROW(RT_GREATER_EQUAL, T, unsigned char, x >= y)  \
+    default:                                             \
+        break;                                           \
     }
 
 static void row_f32(const binary_job *j, const int64_t *o, int64_t to, int64_t n, int64_t sa,
@@ -417,13 +411,13 @@ static void binary_range(void *context, int64_t first, int64_t last, int thread)
         offsets_of_row(b, row, o);
         o[0] += skip * sa;
         o[1] += skip * sb;
-        if (mixed)
+        if (RT_USES_INTEGERS && mixed)
             row_mixed(j, o, at, part, sa, sb);
         else if (j->x[0].dtype == RT_F32)
             row_f32(j, o, at, part, sa, sb);
-        else if (j->x[0].dtype == RT_F64)
+        else if (RT_USES_TYPE(RT_F64) && j->x[0].dtype == RT_F64)
             row_f64(j, o, at, part, sa, sb);
-        else
+        else if (RT_USES_INTEGERS)
             row_int(j, o, at, part, sa, sb);
         at += part;
     }

@@ -77,7 +77,7 @@ void rt_gemm_op(const rt_env *env, const void *attr, const rt_tensor *in, const 
     if (has_c) {
         int64_t rows = c->rank == 2 ? c->dims[0] : 1, cols = c->rank ? c->dims[c->rank - 1] : 1;
         int64_t row = rows == 1 ? 0 : cols, col = cols == 1 ? 0 : 1;
-        if (y->dtype == RT_F64)
+        if (RT_USES_TYPE(RT_F64) && y->dtype == RT_F64)
             FILL(double)
         else
             FILL(float)
@@ -86,7 +86,7 @@ void rt_gemm_op(const rt_env *env, const void *attr, const rt_tensor *in, const 
     rt_matrix mb = {b->data, at->trans_b ? 1 : b->dims[1], at->trans_b ? b->dims[1] : 1};
     rt_gemm(env, y->dtype, m, n, k, at->alpha, ma, mb, has_c ? at->beta : 0, y->data, n);
     if (at->relu) {
-        if (y->dtype == RT_F64)
+        if (RT_USES_TYPE(RT_F64) && y->dtype == RT_F64)
             RELU(double)
         else
             RELU(float)

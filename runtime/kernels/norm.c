@@ -45,6 +45,7 @@ static int64_t grain(const rows *r)
         for (int64_t k = 0; k < r->n; k++)                                                   \
             y[base + k * st] = r->log ? y[base + k * st] - shift : y[base + k * st] * scale; \
     }
+
 #define SOFTMAX_GRAD(T, M)                                                                 \
     const T *dy = (const T *)r->a->data, *y = (const T *)r->b->data;                       \
     T *dx = (T *)r->y->data;                                                               \
@@ -58,6 +59,7 @@ static int64_t grain(const rows *r)
             dx[at] = r->log ? dy[at] - M(exp)(y[at]) * (T)sum : (dy[at] - (T)sum) * y[at]; \
         }                                                                                  \
     }
+
 /* Mean and 1/deviation of a row. */
 #define MOMENTS(T)                                                          \
     double mean = 0, var = 0;                                               \
@@ -67,6 +69,7 @@ static int64_t grain(const rows *r)
     for (int64_t k = 0; k < r->n; k++)                                      \
         var += ((double)x[base + k] - mean) * ((double)x[base + k] - mean); \
     double inv = 1 / sqrt(var / (double)r->n + r->epsilon);
+
 #define LAYER_NORM(T, M)                                                \
     const T *x = (const T *)r->a->data, *scale = (const T *)r->b->data, \
             *bias = (const T *)r->c->data;                              \
@@ -85,6 +88,7 @@ static int64_t grain(const rows *r)
         if (r->z[1].data)                                               \
             rt_set_f64(&r->z[1], row, inv);                             \
     }
+
 #define LAYER_NORM_GRAD(T, M)                                                      \
     const T *dy = (const T *)r->a->data, *x = (const T *)r->b->data,               \
             *scale = (const T *)r->c->data;                                        \
@@ -114,24 +118,28 @@ static int64_t grain(const rows *r)
 
 #define F32(fn) fn##f
 #define F64(fn) fn
-#define BODY(name, macro)                                                    \
-    static void name##_f32(const rows *r, int64_t first, int64_t last)       \
-    {                                                                        \
-        macro(float, F32)                                                    \
-    }                                                                        \
-    static void name##_f64(const rows *r, int64_t first, int64_t last)       \
-    {                                                                        \
-        macro(double, F64)                                                   \
-    }                                                                        \
-    static void name(void *context, int64_t first, int64_t last, int thread) \
-    {                                                                        \
-        const rows *r = (const rows *)context;                               \
-        (void)thread;                                                        \
-        (r->a->dtype == RT_F64 ? name##_f64 : name##_f32)(r, first, last);   \
+#define BODY(name, macro)                                                                          \
+    static void name##_f32(const rows *r, int64_t first, int64_t last)                             \
+    {                                                                                              \
+        macro(float, F32)                                                                          \
+    }                                                                                              \
+    static void name##_f64(const rows *r, int64_t first, int64_t last)                             \
+    {                                                                                              \
+        macro(double, F64)                                                                         \
+    }                                                                                              \
+    static void name(void *context, int64_t first, int64_t last, int thread)                       \
+    {                                                                                              \
+        const rows *r = (const rows *)context;                                                     \
+        (void)thread;                                                                              \
+        (RT_USES_TYPE(RT_F64) && r->a->dtype == RT_F64 ? name##_f64 : name##_f32)(r, first, last); \
     }
+
 BODY(softmax, SOFTMAX)
+
 BODY(softmax_grad, SOFTMAX_GRAD)
+
 BODY(layer_norm, LAYER_NORM)
+
 BODY(layer_norm_grad, LAYER_NORM_GRAD)
 
 /* softmax: X -> Y along `axis`; log: its logarithm. */
@@ -184,13 +192,14 @@ typedef struct batch {
     int training;
 } batch;
 
-static double at(const batch *b, const rt_tensor *t, int64_t n, int64_t c, int64_t i)
+static double element(const batch *b, const rt_tensor *t, int64_t n, int64_t c, int64_t i)
 {
     int64_t k = (n * b->c + c) * b->size + i;
     return t->dtype == RT_F32 ? (double)((const float *)t->data)[k] : rt_get_f64(t, k);
 }
 
-static void put(const batch *b, const rt_tensor *t, int64_t n, int64_t c, int64_t i, double x)
+static void set_element(const batch *b, const rt_tensor *t, int64_t n, int64_t c, int64_t i,
+                        double x)
 {
     int64_t k = (n * b->c + c) * b->size + i;
     if (t->dtype == RT_F32)
@@ -205,11 +214,11 @@ static void moments(const batch *b, const rt_tensor *x, int64_t c, double *mean,
     double sum = 0, square = 0, count = (double)(b->n * b->size);
     for (int64_t n = 0; n < b->n; n++)
         for (int64_t i = 0; i < b->size; i++)
-            sum += at(b, x, n, c, i);
+            sum += element(b, x, n, c, i);
     *mean = sum / count;
     for (int64_t n = 0; n < b->n; n++)
         for (int64_t i = 0; i < b->size; i++) {
-            double d = at(b, x, n, c, i) - *mean;
+            double d = element(b, x, n, c, i) - *mean;
             square += d * d;
         }
     *var = square / count;
@@ -233,7 +242,8 @@ static void normalise(void *context, int64_t first, int64_t last, int thread)
                shift = rt_get_f64(&b->in[2], c);
         for (int64_t n = 0; n < b->n; n++)
             for (int64_t i = 0; i < b->size; i++)
-                put(b, &b->out[0], n, c, i, (at(b, &b->in[0], n, c, i) - mean) * f + shift);
+                set_element(b, &b->out[0], n, c, i,
+                            (element(b, &b->in[0], n, c, i) - mean) * f + shift);
     }
 }
 
@@ -266,9 +276,9 @@ static void normalise_grad(void *context, int64_t first, int64_t last, int threa
         double inv = 1 / sqrt(var + b->epsilon);
         for (int64_t n = 0; n < b->n; n++)
             for (int64_t i = 0; i < b->size; i++) {
-                double d = at(b, dy, n, c, i);
+                double d = element(b, dy, n, c, i);
                 s1 += d;
-                s2 += d * (at(b, x, n, c, i) - mean) * inv;
+                s2 += d * (element(b, x, n, c, i) - mean) * inv;
             }
         if (b->out[1].data)
             rt_set_f64(&b->out[1], c, s2);
@@ -277,9 +287,9 @@ static void normalise_grad(void *context, int64_t first, int64_t last, int threa
         double f = rt_get_f64(&b->in[2], c) * inv;
         for (int64_t n = 0; n < b->n && b->out[0].data; n++)
             for (int64_t i = 0; i < b->size; i++) {
-                double xhat = (at(b, x, n, c, i) - mean) * inv;
-                put(b, &b->out[0], n, c, i,
-                    f * (at(b, dy, n, c, i) - s1 / count - xhat * s2 / count));
+                double xhat = (element(b, x, n, c, i) - mean) * inv;
+                set_element(b, &b->out[0], n, c, i,
+                            f * (element(b, dy, n, c, i) - s1 / count - xhat * s2 / count));
             }
     }
 }

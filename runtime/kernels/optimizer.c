@@ -12,23 +12,24 @@ typedef struct update {
 #define P(T, i) ((const T *)u->in[i].data)
 #define Q(T, i) ((T *)u->out[i].data)
 /* One loop per optimizer, for float and double. */
-#define UPDATE(name, BODY)                                                         \
-    static void name##_f32(void *context, int64_t first, int64_t last, int thread) \
-    {                                                                              \
-        const update *u = (const update *)context;                                 \
-        (void)thread;                                                              \
-        BODY(float, sqrtf)                                                         \
-    }                                                                              \
-    static void name##_f64(void *context, int64_t first, int64_t last, int thread) \
-    {                                                                              \
-        const update *u = (const update *)context;                                 \
-        (void)thread;                                                              \
-        BODY(double, sqrt)                                                         \
-    }                                                                              \
-    static void name(const rt_env *env, update *u)                                 \
-    {                                                                              \
-        rt_parallel(env, rt_count(&u->out[0]), 32768,                              \
-                    u->out[0].dtype == RT_F64 ? name##_f64 : name##_f32, u);       \
+#define UPDATE(name, BODY)                                                                       \
+    static void name##_f32(void *context, int64_t first, int64_t last, int thread)               \
+    {                                                                                            \
+        const update *u = (const update *)context;                                               \
+        (void)thread;                                                                            \
+        BODY(float, sqrtf)                                                                       \
+    }                                                                                            \
+    static void name##_f64(void *context, int64_t first, int64_t last, int thread)               \
+    {                                                                                            \
+        const update *u = (const update *)context;                                               \
+        (void)thread;                                                                            \
+        BODY(double, sqrt)                                                                       \
+    }                                                                                            \
+    static void name(const rt_env *env, update *u)                                               \
+    {                                                                                            \
+        rt_parallel(env, rt_count(&u->out[0]), 32768,                                            \
+                    RT_USES_TYPE(RT_F64) && u->out[0].dtype == RT_F64 ? name##_f64 : name##_f32, \
+                    u);                                                                          \
     }
 
 #define SGD(T, ROOT)                                   \
@@ -36,6 +37,8 @@ typedef struct update {
     T *q = Q(T, 0);                                    \
     for (int64_t i = first; i < last; i++)             \
         q[i] = p[i] - lr * g[i];
+UPDATE(sgd, SGD)
+
 #define MOMENTUM(T, ROOT)                                                          \
     const T *p = P(T, 0), *g = P(T, 1), *m = P(T, 2), lr = (T)u->lr, mu = (T)u->a; \
     T *q = Q(T, 0), *n = Q(T, 1);                                                  \
@@ -44,6 +47,8 @@ typedef struct update {
         n[i] = next;                                                               \
         q[i] = p[i] - lr * next;                                                   \
     }
+UPDATE(momentum, MOMENTUM)
+
 #define ADAM(T, ROOT)                                                                  \
     const T *p = P(T, 0), *g = P(T, 1), *m = P(T, 2), *v = P(T, 3);                    \
     const T b1 = (T)u->a, b2 = (T)u->b, e = (T)u->epsilon, rate = (T)u->lr / (T)u->c1; \
@@ -55,8 +60,6 @@ typedef struct update {
         w[i] = nv;                                                                     \
         q[i] = keep * p[i] - rate * nm / (ROOT(nv / c2) + e);                          \
     }
-UPDATE(sgd, SGD)
-UPDATE(momentum, MOMENTUM)
 UPDATE(adam, ADAM)
 
 /* sgd_update: p, g, lr -> p'. */

@@ -17,7 +17,7 @@ static uint64_t bits_of(uint64_t seed, uint64_t i)
 /* In (0, 1). */
 static double uniform(uint64_t seed, uint64_t i)
 {
-    return ((double)(bits_of(seed, i) >> 11) + 0.5) * 0x1p-53;
+    return ((double)(bits_of(seed, i) >> 11) + 0.5) * (1.0 / 9007199254740992.0);
 }
 
 /* dropout: X, ratio, training (bool scalar) -> Y, mask (bool, or left out). */
