@@ -3,6 +3,7 @@
 #include "lower/lower.h"
 #include "onnxio/onnxio.h"
 #include "passes/gradients/gradients.h"
+#include "train/artifacts.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -10,7 +11,8 @@
 typedef struct args {
     cli_pairs tasks, losses, weights, set;
     cli_list train, freeze;
-    const char *balance, *scale, *apply, *norm_over, *optimizer, *outputs, *dump_after;
+    const char *balance, *scale, *apply, *norm_over, *optimizer, *outputs, *dump_after, *target,
+        *checkpoint;
     double clip;
     cli_emission emit;
     bool inline_functions, untie, inference, list_passes, list_operators, time_passes, json, quiet,
@@ -58,6 +60,10 @@ static const cli_option options[] = {
      "first axis of the inputs in C (default: the model's own\nwhere it is fixed, else 32)"},
     {"input-shape", 0, CLI_TEXTS, &a.emit.shapes, "NAME:D0,D1,..",
      "all sizes of an input in C (repeatable)"},
+    {"target", 0, CLI_TEXT, &a.target, "FORM",
+     "step (default); ort-training: a folder of artifacts for ONNX\nRuntime's training sessions"},
+    {"checkpoint", 0, CLI_TEXT, &a.checkpoint, "C",
+     "with --inference: the checkpoint of a training session"},
     {"list-passes", 0, CLI_FLAG, &a.list_passes, NULL, "print the pass table"},
     {"list-operators", 0, CLI_FLAG, &a.list_operators, NULL,
      "print what can be differentiated and what mtbal-run executes"},
@@ -135,9 +141,10 @@ typedef struct report {
     mtbal_plan_info emitted;
 } report;
 
-static int64_t size_of(const char *path)
+static int64_t size_of(const char *form, const char *name, mtbal_arena *arena)
 {
-    FILE *file = fopen(path, "rb");
+    const char *path = mtbal_arena_printf(arena, form, name);
+    FILE *file = path ? fopen(path, "rb") : NULL;
     long size = file && !fseek(file, 0, SEEK_END) ? ftell(file) : -1;
     if (file)
         fclose(file);
@@ -399,6 +406,39 @@ static mtbal_status make_options(mtbal_options *o, mtbal_diag *diag)
     return a.inference ? MTBAL_OK : parse_outputs(o, diag);
 }
 
+static bool writes_folder(void)
+{
+    return !a.inference && a.target && !strcmp(a.target, "ort-training");
+}
+
+/* Where the result goes, and in which form. */
+static mtbal_status convert(report *r, mtbal_model *model, const mtbal_options *o,
+                            mtbal_context **context, mtbal_diag *diag)
+{
+    if (a.checkpoint && !a.inference)
+        return mtbal_fail(diag, MTBAL_USAGE, "--checkpoint", "add --inference",
+                          "a checkpoint is read on the way back only");
+    if (a.inference) {
+        if (!a.checkpoint && mtbal_is_training_model(model))
+            return mtbal_fail(diag, MTBAL_USAGE, r->in, "add --checkpoint FILE",
+                              "the weights of a training model are in its checkpoint");
+        if (a.checkpoint)
+            MTBAL_TRY(mtbal_artifacts_load(model, a.checkpoint, diag));
+        MTBAL_TRY(mtbal_inference(model, o, diag));
+        return mtbal_onnx_write(model, r->out, diag);
+    }
+    if (writes_folder() && a.emit.folder)
+        return mtbal_fail(diag, MTBAL_USAGE, "--emit-c", "leave one of them out",
+                          "C is made of a step graph, not of --target ort-training");
+    if (writes_folder())
+        return mtbal_artifacts_write(model, o, r->out, context, diag);
+    if (a.target && strcmp(a.target, "step"))
+        return mtbal_fail(diag, MTBAL_USAGE, "--target", "choose from step, ort-training",
+                          "there is no target '%s'", a.target);
+    MTBAL_TRY(mtbal_rewrite(model, o, context, diag));
+    return mtbal_onnx_write(model, r->out, diag);
+}
+
 static mtbal_status rewrite(report *r, mtbal_model **model, mtbal_arena *arena, mtbal_diag *diag)
 {
     mtbal_options o;
@@ -407,16 +447,14 @@ static mtbal_status rewrite(report *r, mtbal_model **model, mtbal_arena *arena, 
     double start = cli_seconds();
     MTBAL_TRY(mtbal_onnx_read(r->in, model, diag));
     r->ops.arena = arena;
-    r->bytes_before = size_of(r->in);
+    r->bytes_before = size_of("%s", r->in, arena);
     if (mtbal_graph_walk((*model)->graph, count_op, &r->ops) != MTBAL_OK)
         return mtbal_no_memory(diag);
     mtbal_context *context = NULL;
-    MTBAL_TRY(a.inference ? mtbal_inference(*model, &o, diag)
-                          : mtbal_rewrite(*model, &o, &context, diag));
+    MTBAL_TRY(convert(r, *model, &o, &context, diag));
     r->context = context;
-    MTBAL_TRY(mtbal_onnx_write(*model, r->out, diag));
     r->seconds = cli_seconds() - start;
-    r->bytes_after = size_of(r->out);
+    r->bytes_after = size_of(writes_folder() ? "%s/training_model.onnx" : "%s", r->out, arena);
     if (a.emit.folder)
         MTBAL_TRY(cli_emit(&a.emit, r->out, &r->emitted, arena, diag));
     r->ops.after = true;

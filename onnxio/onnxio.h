@@ -95,4 +95,38 @@ void mtbal_npz_free(mtbal_npz *npz);
 mtbal_status mtbal_npz_write(const char *path, int count, const mtbal_array *arrays, bool deflate,
                              mtbal_diag *diag);
 
+/* ------------------------------------------------------------------ checkpoint.c: what ONNX
+ * Runtime's training sessions load and save */
+
+/* The module's state in a checkpoint: parameters that are trained, and those that are not.
+ * Optimizer state and properties are not read: mtbal needs neither. */
+typedef struct mtbal_checkpoint {
+    int ntrainable, nfrozen;
+    mtbal_array *trainable, *frozen;
+    mtbal_arena *arena;
+    mtbal_file file; /* where the arrays' data lie */
+} mtbal_checkpoint;
+/* Version 2, as ONNX Runtime 1.17 and later write it. Refused: other versions, what lies outside of
+ * the file, sizes that do not fit the shape, names that come twice. */
+mtbal_status mtbal_checkpoint_read(const char *path, mtbal_checkpoint **checkpoint,
+                                   mtbal_diag *diag);
+const mtbal_array *mtbal_checkpoint_find(const mtbal_checkpoint *checkpoint, const char *name);
+void mtbal_checkpoint_free(mtbal_checkpoint *checkpoint); /* NULL is fine */
+mtbal_status mtbal_checkpoint_write(const char *path, const mtbal_checkpoint *checkpoint,
+                                    mtbal_diag *diag);
+
+/* ------------------------------------------------------------------ folder.c: files that appear
+ * together
+ */
+
+/* Files are written into `temporary`, a new folder beside `path`; commit gives them their place in
+ * `path` (made when absent), all or none; other files there stay. abort removes what was written.
+ */
+typedef struct mtbal_folder {
+    char *path, *temporary;
+} mtbal_folder;
+mtbal_status mtbal_folder_open(mtbal_folder *folder, const char *path, mtbal_diag *diag);
+mtbal_status mtbal_folder_commit(mtbal_folder *folder, mtbal_diag *diag);
+void mtbal_folder_abort(mtbal_folder *folder);
+
 #endif

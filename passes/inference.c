@@ -72,7 +72,7 @@ static mtbal_status to_inference(mtbal_node *node, void *context)
     return MTBAL_OK;
 }
 
-static mtbal_status convert(mtbal_model *model, mtbal_diag *diag)
+mtbal_status mtbal_inference_mode(mtbal_model *model, mtbal_diag *diag)
 {
     for (int i = -1; i < model->nfunctions; i++) {
         mtbal_graph *graph = i < 0 ? model->graph : model->functions[i]->body;
@@ -171,7 +171,8 @@ mtbal_status mtbal_inference(mtbal_model *model, const mtbal_options *options, m
 {
     mtbal_graph *graph = model->graph;
     const char *chosen = options ? options->keep_outputs : NULL;
-    bool is_step = mtbal_property_get(model, "mtbal.state") != NULL;
+    bool is_step = mtbal_property_get(model, "mtbal.state") != NULL ||
+                   mtbal_property_get(model, "mtbal.target") != NULL;
     MTBAL_TRY(mtbal_verify(model, diag));
     MTBAL_TRY(restore_interface(model, diag));
     if (chosen)
@@ -181,7 +182,7 @@ mtbal_status mtbal_inference(mtbal_model *model, const mtbal_options *options, m
                           "the network has no outputs of its own");
     if (is_step || chosen)
         MTBAL_TRY(mtbal_remove_dead(model, diag));
-    MTBAL_TRY(convert(model, diag));
+    MTBAL_TRY(mtbal_inference_mode(model, diag));
     MTBAL_TRY(drop_unused(model, chosen != NULL, diag));
     drop_traces(model);
     return MTBAL_OK;

@@ -121,6 +121,42 @@ mtbal_status mtbal_rewrite(mtbal_model *model, const mtbal_options *options,
  * removed, states plain initializers again, BatchNormalization and Dropout in inference mode. */
 mtbal_status mtbal_inference(mtbal_model *model, const mtbal_options *options, mtbal_diag *diag);
 
+/* BatchNormalization normalises by its running statistics, Dropout passes on (inference.c). */
+mtbal_status mtbal_inference_mode(mtbal_model *model, mtbal_diag *diag);
+
+/* ------------------------------------------------------------------ target_ort.c: the step graph
+ * in the form of ONNX Runtime's training sessions */
+
+/* A parameter or another state, as the checkpoint holds it. */
+typedef struct mtbal_ort_state {
+    const char *name;
+    mtbal_tensor *tensor;
+} mtbal_ort_state;
+
+typedef struct mtbal_ort {
+    const mtbal_options *given; /* the user's options */
+    mtbal_options
+        rewrite; /* what mtbal_rewrite is asked for: the optimizer is a model of its own */
+    int ntrainable, nfrozen;
+    mtbal_ort_state *trainable, *frozen;
+    double lr, beta1, beta2, epsilon, weight_decay; /* lr 0: the session's */
+} mtbal_ort;
+
+/* Before mtbal_rewrite: refuses what these sessions cannot load, splits the options. */
+mtbal_status mtbal_ort_begin(mtbal_model *model, const mtbal_options *given, mtbal_ort *ort,
+                             mtbal_diag *diag);
+/* After it: the step graph becomes the training model. Its parameters and states are inputs now;
+ * ort has their values. */
+mtbal_status mtbal_ort_training(mtbal_context *context, mtbal_ort *ort);
+/* A copy of the training model becomes the evaluation model. */
+mtbal_status mtbal_ort_eval(mtbal_model *model, mtbal_diag *diag);
+/* The optimizer model; NULL without an error for --optimizer none. */
+mtbal_status mtbal_ort_optimizer(const mtbal_ort *ort, mtbal_model **model, mtbal_diag *diag);
+bool mtbal_is_training_model(const mtbal_model *model); /* made by mtbal_ort_training */
+/* On the way back: a parameter's value out of a checkpoint becomes an initializer again. */
+mtbal_status mtbal_ort_restore(mtbal_model *model, const char *name, mtbal_tensor *tensor,
+                               mtbal_diag *diag);
+
 /* Single passes that others (lowering, tests) use on any graph. */
 mtbal_status mtbal_upgrade(mtbal_model *model, int64_t opset, mtbal_diag *diag); /* upgrade.c */
 mtbal_status mtbal_inline_functions(mtbal_model *model, bool keep_mtbal,

@@ -23,7 +23,7 @@ static const struct floor_rule {
     {"lower", "graph runtime"},
     {"lower/ops", "graph runtime lower"},
     {"lower/c", "graph runtime lower"},
-    {"train", "graph onnxio lower runtime"},
+    {"train", "graph onnxio passes lower runtime"},
     {"cli", "graph onnxio passes runtime lower train"},
 };
 

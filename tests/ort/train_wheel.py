@@ -1,0 +1,43 @@
+"""Trains artifacts of `mtbal-rewrite --target ort-training` with the onnxruntime-training wheel, and saves its checkpoints.
+
+train_wheel.py JOBS.json RESULTS.json
+A job: {folder, npz, steps, saved}. Its result: {names, steps: [{output: value}], params}, or {error}
+Uses the wheel's compiled module directly: its Python package imports torch, which nothing here needs.
+"""
+import json
+import sys
+
+import numpy as np
+from onnxruntime.capi import _pybind_state as ort
+
+device = ort.OrtDevice(ort.OrtDevice.cpu(), ort.OrtDevice.default_memory(), 0)
+
+
+def train(job):
+    options, folder = ort.SessionOptions(), job["folder"]
+    state = ort.load_checkpoint(f"{folder}/checkpoint")
+    module = ort.Module(f"{folder}/training_model.onnx", state, f"{folder}/eval_model.onnx", device, options)
+    optimizer = ort.Optimizer(f"{folder}/optimizer_model.onnx", state, device, options)
+    arrays = {k: np.ascontiguousarray(v) for k, v in np.load(job["npz"]).items()}  # OrtValues borrow them
+    names, log = list(module.output_names(True)), []
+    for _ in range(job["steps"]):
+        feeds, results = ort.OrtValueVector(), ort.OrtValueVector()
+        for name in module.input_names(True):
+            feeds.push_back(ort.OrtValue.ortvalue_from_numpy(arrays[name], device))
+        module.train_step_with_ort_values(feeds, results)
+        log.append({n: np.asarray(v.numpy(), np.float64).tolist() for n, v in zip(names, list(results))})
+        optimizer.optimizer_step()
+        module.lazy_reset_grad()
+    flat = np.zeros(module.get_parameters_size(False), np.float32)
+    module.copy_parameters_to_buffer(ort.OrtValue.ortvalue_from_numpy(flat, device), False)
+    ort.save_checkpoint(state, job["saved"], True)
+    return {"names": names, "steps": log, "params": flat.astype(np.float64).tolist()}
+
+
+results = []
+for job in json.load(open(sys.argv[1])):
+    try:
+        results.append(train(job))
+    except Exception as problem:  # one model must not hide the others
+        results.append({"error": f"{type(problem).__name__}: {str(problem)[:500]}"})
+json.dump(results, open(sys.argv[2], "w"))
