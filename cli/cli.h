@@ -6,6 +6,7 @@
 #include "graph/graph.h"
 #include "lower/emit_c.h"
 #include "passes/passes.h"
+#include "train/snapshot.h"
 #include "train/train.h"
 
 #define MTBAL_VERSION "0.1.0"
@@ -57,6 +58,26 @@ int cli_parse(const cli_command *command, int argc, char **argv, const char **op
 mtbal_status cli_settings(const cli_pairs *pairs, mtbal_arena *arena,
                           const mtbal_setting **settings, mtbal_diag *diag);
 void cli_help(FILE *to, const cli_command *command);
+
+/* ------------------------------------------------------------------ main.c */
+
+/* The work of a command, its arguments being parsed: operands [command->max_operands] <= 2. */
+typedef mtbal_status cli_work(const char *const *operands, mtbal_arena *arena, mtbal_diag *diag);
+/* Parses, works, reports; returns the exit code. */
+int cli_main(const cli_command *command, int argc, char **argv, cli_work *work);
+/* From here on the first SIGINT or SIGTERM sets cli_stop; the second ends the program. */
+void cli_catch_signals(void);
+extern volatile sig_atomic_t cli_stop;
+/* Says on stderr whether --resume found a checkpoint. */
+void cli_note_resume(const mtbal_snapshot *snapshot);
+
+/* ------------------------------------------------------------------ log.c */
+
+/* Opens a log for writing: a new one (length -1), or the one of an interrupted run, of which
+ * `length` bytes stay. */
+mtbal_status cli_log_open(const char *path, int64_t length, FILE **log, mtbal_diag *diag);
+/* Length of what lies safely on the disk now; 0 when log is NULL. */
+mtbal_status cli_log_length(FILE *log, const char *path, int64_t *length, mtbal_diag *diag);
 
 /* ------------------------------------------------------------------ out.c */
 

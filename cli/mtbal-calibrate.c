@@ -7,10 +7,10 @@
 #include <string.h>
 
 typedef struct args {
-    const char *data, *valid, *out, *measure;
-    int64_t batch, max_epochs, patience, window, warmup, threads, seed;
+    const char *data, *valid, *out, *measure, *checkpoint;
+    int64_t batch, max_epochs, patience, window, warmup, threads, jobs, seed, every;
     double kappa;
-    bool cosine, json, quiet;
+    bool cosine, resume, json, quiet;
     cli_pairs set;
 } args;
 
@@ -48,8 +48,15 @@ static const cli_option options[] = {
     {"set", 0, CLI_PAIRS, &a.set, "NAME=VALUE",
      "fill an input, a state or a hyper-parameter (lr, ...) with a\nnumber (repeatable)"},
     {"threads", 0, CLI_COUNT, &a.threads, "N",
-     "default: one per processor; does not change results"},
+     "of each job (default: processors / jobs); does not change\nresults"},
+    {"jobs", 0, CLI_COUNT, &a.jobs, "N",
+     "tasks trained at a time (default 1); does not change results"},
     {"seed", 0, CLI_COUNT, &a.seed, "S", "of the order of the samples (default 0)"},
+    {"checkpoint", 0, CLI_TEXT, &a.checkpoint, "FILE", "default: OUT.onnx.checkpoint"},
+    {"checkpoint-every", 0, CLI_COUNT, &a.every, "N",
+     "steps of a training between two (default: half a minute)"},
+    {"resume", 0, CLI_FLAG, &a.resume, NULL,
+     "go on from the checkpoint, if there is one, to the same bits"},
     {"json", 0, CLI_FLAG, &a.json, NULL, "print the result as JSON"},
     {"quiet", 'q', CLI_FLAG, &a.quiet, NULL, "print errors and warnings only"},
     {NULL, 0, CLI_FLAG, NULL, NULL, NULL},
@@ -175,14 +182,13 @@ static void warn(const mtbal_calibration *results, int count)
     }
 }
 
-static mtbal_status work(const char *model, mtbal_arena *arena, mtbal_diag *diag)
+static mtbal_status calibrate(const char *model, mtbal_snapshot *snapshot, mtbal_arena *arena,
+                              mtbal_diag *diag)
 {
     mtbal_calibrate_options o;
     mtbal_calibration *results;
     int count;
-    bool terminal = cli_is_terminal(stderr);
-    if (!a.data)
-        return mtbal_fail(diag, MTBAL_USAGE, "command line", command.usage, "--data is missing");
+    bool terminal = cli_is_terminal(stderr) && a.jobs < 2;
     mtbal_calibrate_default(&o);
     MTBAL_TRY(cli_settings(&a.set, arena, &o.set, diag));
     o.nset = a.set.count;
@@ -190,6 +196,7 @@ static mtbal_status work(const char *model, mtbal_arena *arena, mtbal_diag *diag
     o.batch = a.batch, o.max_epochs = a.max_epochs, o.patience = a.patience, o.window = a.window;
     o.cosine = a.cosine, o.warmup = a.warmup;
     o.seed = (uint64_t)a.seed, o.threads = (int)a.threads, o.kappa = a.kappa;
+    o.jobs = (int)a.jobs, o.snapshot = snapshot;
     MTBAL_TRY(mtbal_calibrate(&o, arena, &results, &count, a.quiet || a.json ? NULL : on_epoch,
                               &terminal, diag));
     if (terminal && !a.quiet && !a.json)
@@ -203,19 +210,27 @@ static mtbal_status work(const char *model, mtbal_arena *arena, mtbal_diag *diag
     return MTBAL_OK;
 }
 
+static mtbal_status work(const char *const *operands, mtbal_arena *arena, mtbal_diag *diag)
+{
+    const mtbal_snapshot_options o = {.path = a.checkpoint,
+                                      .output = a.out ? a.out : operands[0],
+                                      .every = a.every,
+                                      .resume = a.resume,
+                                      .stop = &cli_stop};
+    mtbal_snapshot *snapshot;
+    if (!a.data)
+        return mtbal_fail(diag, MTBAL_USAGE, "command line", command.usage, "--data is missing");
+    cli_catch_signals();
+    mtbal_status status = mtbal_snapshot_open(&o, &snapshot, diag);
+    if (status == MTBAL_OK && a.resume && !a.quiet)
+        cli_note_resume(snapshot);
+    if (status == MTBAL_OK)
+        status = calibrate(operands[0], snapshot, arena, diag);
+    mtbal_snapshot_close(snapshot, status == MTBAL_OK);
+    return status;
+}
+
 int main(int argc, char **argv)
 {
-    mtbal_arena *arena = mtbal_arena_new();
-    if (!arena) {
-        fprintf(stderr, "%s: out of memory\n", command.name);
-        return mtbal_exit_code(MTBAL_NOMEM);
-    }
-    const char *operands[1];
-    int code = cli_parse(&command, argc, argv, operands, arena);
-    if (code < 0) {
-        mtbal_diag diag = {0};
-        code = work(operands[0], arena, &diag) == MTBAL_OK ? 0 : cli_report(command.name, &diag);
-    }
-    mtbal_arena_free(arena);
-    return code;
+    return cli_main(&command, argc, argv, work);
 }

@@ -1,15 +1,15 @@
 /* cli/mtbal-run.c: runs a graph over data. A step graph trains; any other is evaluated. */
 #include "cli/cli.h"
-#include "train/train.h"
+#include "train/snapshot.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 typedef struct args {
-    const char *data, *inputs, *outputs, *save, *log;
-    int64_t batch, epochs, seed, threads, norm_every, limit, warmup;
-    bool shuffle, cosine, json, quiet, verbose;
+    const char *data, *inputs, *outputs, *save, *log, *checkpoint;
+    int64_t batch, epochs, seed, threads, norm_every, limit, warmup, every;
+    bool shuffle, cosine, resume, json, quiet, verbose;
     cli_pairs set;
 } args;
 
@@ -36,6 +36,11 @@ static const cli_option options[] = {
      "measure norms and cosines on every N-th step (default 1; 0: never)"},
     {"save", 0, CLI_TEXT, &a.save, "OUT.onnx", "write the step graph with its new states"},
     {"log", 0, CLI_TEXT, &a.log, "L.jsonl", "write one JSON object per step"},
+    {"checkpoint", 0, CLI_TEXT, &a.checkpoint, "FILE", "default, with --save: OUT.onnx.checkpoint"},
+    {"checkpoint-every", 0, CLI_COUNT, &a.every, "N",
+     "steps between two (default: half a minute)"},
+    {"resume", 0, CLI_FLAG, &a.resume, NULL,
+     "go on from the checkpoint, if there is one, to the same bits"},
     {"json", 0, CLI_FLAG, &a.json, NULL, "print the summary as JSON"},
     {"verbose", 'v', CLI_FLAG, &a.verbose, NULL, "print every step"},
     {"quiet", 'q', CLI_FLAG, &a.quiet, NULL, "print errors only"},
@@ -75,6 +80,9 @@ typedef struct run {
     int64_t epoch, steps;
     double started, computing;
     double total;
+    mtbal_snapshot *snapshot;
+    int64_t next, logged; /* step; bytes of the log before it */
+    double saved;         /* when: mtbal_snapshot_due */
 } run;
 
 /* ------------------------------------------------------------------ per step */
@@ -297,12 +305,96 @@ static mtbal_status open_all(run *r, const char *model, mtbal_diag *diag)
     r->collect = a.outputs ? mtbal_collect_new(r->session) : NULL;
     if (!r->tallies || !r->readings || (a.outputs && !r->collect))
         return mtbal_no_memory(diag);
-    if (!a.log)
+    return MTBAL_OK;
+}
+
+/* ------------------------------------------------------------------ checkpoints */
+
+enum { PIECES = 7 };
+
+/* All that a training is, beside its states. */
+static void list_pieces(run *r, mtbal_piece pieces[PIECES])
+{
+    const mtbal_piece all[PIECES] = {
+        {"next", &r->next, sizeof r->next},
+        {"log", &r->logged, sizeof r->logged},
+        {"epoch", &r->epoch, sizeof r->epoch},
+        {"steps", &r->steps, sizeof r->steps},
+        {"seconds", &r->computing, sizeof r->computing},
+        {"total", &r->total, sizeof r->total},
+        {"tallies", r->tallies, (size_t)r->session->ntasks * sizeof *r->tallies},
+    };
+    memcpy(pieces, all, sizeof all);
+}
+
+static mtbal_status between(void *context, int64_t next, mtbal_diag *diag)
+{
+    run *r = context;
+    mtbal_piece pieces[PIECES];
+    if (!mtbal_snapshot_due(r->snapshot, next, &r->saved))
         return MTBAL_OK;
-    r->log = fopen(a.log, "w");
-    return r->log ? MTBAL_OK
-                  : mtbal_fail(diag, MTBAL_IO, a.log, "is the folder there and writable?",
-                               "cannot be written");
+    r->next = next;
+    MTBAL_TRY(cli_log_length(r->log, a.log, &r->logged, diag));
+    list_pieces(r, pieces);
+    return mtbal_snapshot_save(r->snapshot, 0, r->session, PIECES, pieces, diag);
+}
+
+/* What must be as it was, for a checkpoint to give the same bits; threads need not. */
+static mtbal_status tie(const run *r, mtbal_diag *diag)
+{
+    uint64_t graph, data;
+    MTBAL_TRY(mtbal_fingerprint_model(r->session->path, "", &graph, diag));
+    MTBAL_TRY(mtbal_fingerprint_file(a.data ? a.data : a.inputs, &data, diag));
+    const mtbal_session_options *o = &r->session->options;
+    const mtbal_tie ties[] = {
+        {"command than mtbal-run", 2, MTBAL_USAGE},
+        {"step graph", graph, MTBAL_INVALID},
+        {a.data ? "--data" : "--inputs", data, MTBAL_INVALID},
+        {"--set", mtbal_fingerprint_settings(o->nset, o->set), MTBAL_USAGE},
+        {"--batch", (uint64_t)a.batch, MTBAL_USAGE},
+        {"--epochs", (uint64_t)a.epochs, MTBAL_USAGE},
+        {"--limit", (uint64_t)a.limit, MTBAL_USAGE},
+        {"--shuffle", a.shuffle, MTBAL_USAGE},
+        {"--seed", (uint64_t)a.seed, MTBAL_USAGE},
+        {"--cosine", a.cosine, MTBAL_USAGE},
+        {"--warmup", (uint64_t)a.warmup, MTBAL_USAGE},
+        {"--norm-every", (uint64_t)a.norm_every, MTBAL_USAGE},
+        {"choice of --log or no --log", a.log != NULL, MTBAL_USAGE},
+    };
+    return mtbal_snapshot_tie(r->snapshot, sizeof ties / sizeof *ties, ties, diag);
+}
+
+static mtbal_status restore(run *r, mtbal_diag *diag)
+{
+    mtbal_piece pieces[PIECES];
+    size_t size;
+    const void *states = mtbal_snapshot_find(r->snapshot, 0, "states", &size);
+    list_pieces(r, pieces);
+    MTBAL_TRY(mtbal_snapshot_load(r->snapshot, 0, PIECES, pieces, diag));
+    return mtbal_loop_restore(r->session, r->data, a.norm_every > 0, states, size, diag);
+}
+
+static mtbal_status open_checkpoint(run *r, mtbal_diag *diag)
+{
+    const mtbal_snapshot_options o = {.path = a.checkpoint,
+                                      .output = a.outputs ? NULL : a.save,
+                                      .every = a.every,
+                                      .resume = a.resume,
+                                      .stop = &cli_stop};
+    if ((a.checkpoint || a.resume) && (a.outputs || !r->session->is_step))
+        return mtbal_fail(diag, MTBAL_USAGE, a.checkpoint ? "--checkpoint" : "--resume",
+                          "leave it out", "%s",
+                          a.outputs ? "a checkpoint does not hold what --outputs collects"
+                                    : "this model has no states to go on with");
+    MTBAL_TRY(mtbal_snapshot_open(&o, &r->snapshot, diag));
+    r->logged = -1;
+    if (mtbal_snapshot_path(r->snapshot))
+        MTBAL_TRY(tie(r, diag));
+    if (a.resume && !a.quiet)
+        cli_note_resume(r->snapshot);
+    if (mtbal_snapshot_resumed(r->snapshot))
+        MTBAL_TRY(restore(r, diag));
+    return a.log ? cli_log_open(a.log, r->logged, &r->log, diag) : MTBAL_OK;
 }
 
 static mtbal_status close_log(run *r, mtbal_diag *diag)
@@ -316,15 +408,18 @@ static mtbal_status close_log(run *r, mtbal_diag *diag)
                   : MTBAL_OK;
 }
 
-static mtbal_status work(run *r, const char *model, mtbal_diag *diag)
+static mtbal_status train(run *r, const char *model, mtbal_diag *diag)
 {
     MTBAL_TRY(open_all(r, model, diag));
+    MTBAL_TRY(open_checkpoint(r, diag));
     mtbal_loop_options loop = {.epochs = a.epochs,
                                .limit = a.limit,
                                .norm_every = a.norm_every,
                                .shuffle = a.shuffle,
                                .seed = (uint64_t)a.seed,
-                               .schedule = {a.warmup, a.cosine ? MTBAL_WHOLE_RUN : 0}};
+                               .schedule = {a.warmup, a.cosine ? MTBAL_WHOLE_RUN : 0},
+                               .first = r->next,
+                               .between = between};
     r->started = cli_seconds();
     MTBAL_TRY(mtbal_loop_run(r->session, r->data, &loop, on_step, r, diag));
     end_epoch(r);
@@ -337,25 +432,21 @@ static mtbal_status work(run *r, const char *model, mtbal_diag *diag)
     return MTBAL_OK;
 }
 
+static mtbal_status work(const char *const *operands, mtbal_arena *arena, mtbal_diag *diag)
+{
+    run r = {.arena = arena};
+    cli_catch_signals();
+    mtbal_status status = train(&r, operands[0], diag);
+    if (r.log)
+        fclose(r.log);
+    mtbal_snapshot_close(r.snapshot, status == MTBAL_OK);
+    mtbal_collect_free(r.collect);
+    mtbal_data_close(r.data);
+    mtbal_session_close(r.session);
+    return status;
+}
+
 int main(int argc, char **argv)
 {
-    mtbal_arena *arena = mtbal_arena_new();
-    if (!arena) {
-        fprintf(stderr, "%s: out of memory\n", command.name);
-        return mtbal_exit_code(MTBAL_NOMEM);
-    }
-    const char *operands[1];
-    int code = cli_parse(&command, argc, argv, operands, arena);
-    if (code < 0) {
-        run r = {.arena = arena};
-        mtbal_diag diag = {0};
-        code = work(&r, operands[0], &diag) == MTBAL_OK ? 0 : cli_report(command.name, &diag);
-        if (r.log)
-            fclose(r.log);
-        mtbal_collect_free(r.collect);
-        mtbal_data_close(r.data);
-        mtbal_session_close(r.session);
-    }
-    mtbal_arena_free(arena);
-    return code;
+    return cli_main(&command, argc, argv, work);
 }

@@ -91,7 +91,8 @@ static mtbal_status train_task(mtbal_fit *f, const mtbal_session_options *option
     double *rms = mtbal_arena_array(f->session->arena, (size_t)f->ntasks, sizeof *rms);
     if (!rms)
         return mtbal_no_memory(diag);
-    MTBAL_TRY(probe_task(f, &r->rms_start, rms, diag));
+    if (!mtbal_fit_has_begun(f))
+        MTBAL_TRY(probe_task(f, &r->rms_start, rms, diag));
     MTBAL_TRY(mtbal_fit_run(f, diag));
     MTBAL_TRY(told(f, diag));
     mtbal_probe probe = mtbal_fit_probe(f);
@@ -100,10 +101,38 @@ static mtbal_status train_task(mtbal_fit *f, const mtbal_session_options *option
     return f->best_states ? probe_heldout(f, rms, diag) : MTBAL_OK;
 }
 
+/* The part of a training that is complete is its result. */
+static mtbal_status save_result(const mtbal_calibrate_options *options, int task,
+                                const mtbal_calibration *result, mtbal_diag *diag)
+{
+    mtbal_calibration copy = *result;
+    const mtbal_piece piece = {"done", &copy, sizeof copy};
+    copy.task = NULL;
+    return mtbal_snapshot_save(options->snapshot, task, NULL, 1, &piece, diag);
+}
+
+static mtbal_status load_result(const mtbal_calibrate_options *options, int task,
+                                mtbal_calibration *result, bool *done, mtbal_diag *diag)
+{
+    const mtbal_piece piece = {"done", result, sizeof *result};
+    const char *name = result->task;
+    size_t size;
+    *done = mtbal_snapshot_find(options->snapshot, task, "done", &size) != NULL;
+    if (*done)
+        MTBAL_TRY(mtbal_snapshot_load(options->snapshot, task, 1, &piece, diag));
+    result->task = name;
+    return MTBAL_OK;
+}
+
 mtbal_status mtbal_calibrate_task(const mtbal_calibrate_options *options, int ntasks,
                                   const char *const *tasks, int task, mtbal_calibration *result,
                                   mtbal_on_epoch *on_epoch, void *context, mtbal_diag *diag)
 {
+    bool done;
+    *result = blank(tasks[task]);
+    MTBAL_TRY(load_result(options, task, result, &done, diag));
+    if (done)
+        return MTBAL_OK;
     double *g = mtbal_malloc(2 * (size_t)ntasks * sizeof *g);
     if (!g)
         return mtbal_no_memory(diag);
@@ -125,12 +154,11 @@ mtbal_status mtbal_calibrate_task(const mtbal_calibrate_options *options, int nt
                      .result = result,
                      .on_epoch = on_epoch,
                      .context = context};
-    *result = blank(tasks[task]);
     mtbal_status status = set ? train_task(&fit, &o, diag) : mtbal_no_memory(diag);
     mtbal_fit_close(&fit);
     mtbal_free(set);
     mtbal_free(g);
-    return status;
+    return status == MTBAL_OK ? save_result(options, task, result, diag) : status;
 }
 
 /* ------------------------------------------------------------------ all tasks together */
@@ -281,14 +309,10 @@ static mtbal_status measure_all(const mtbal_calibrate_options *o, int ntasks,
     bool recal = !strcmp(m->name, "recal"), heads = !strcmp(m->name, "heads");
     if (recal)
         first = mtbal_measure_find("floor");
-    for (int i = 0; i < ntasks; i++) {
+    for (int i = 0; i < ntasks; i++)
         results[i] = blank(tasks[i]);
-        if (!heads)
-            MTBAL_TRY(
-                mtbal_calibrate_task(o, ntasks, tasks, i, &results[i], on_epoch, context, diag));
-    }
-    if (heads)
-        MTBAL_TRY(mtbal_calibrate_heads(o, ntasks, results, on_epoch, context, diag));
+    MTBAL_TRY(heads ? mtbal_calibrate_heads(o, ntasks, results, on_epoch, context, diag)
+                    : mtbal_calibrate_tasks(o, ntasks, tasks, results, on_epoch, context, diag));
     for (int i = 0; i < ntasks; i++)
         MTBAL_TRY(mtbal_measure_apply(first, o->kappa, &results[i], diag));
     if (recal)
@@ -296,6 +320,37 @@ static mtbal_status measure_all(const mtbal_calibrate_options *o, int ntasks,
     for (int i = 0; i < ntasks; i++)
         MTBAL_TRY(mtbal_measure_apply(m, o->kappa, &results[i], diag));
     return MTBAL_OK;
+}
+
+/* What must be as it was, for a checkpoint to give the same bits; jobs and threads need not. */
+static mtbal_status tie(const mtbal_calibrate_options *o, mtbal_diag *diag)
+{
+    uint64_t model, data, valid;
+    if (!o->snapshot || !mtbal_snapshot_path(o->snapshot))
+        return MTBAL_OK;
+    MTBAL_TRY(mtbal_fingerprint_model(o->model, "mtbal/calibration/", &model, diag));
+    MTBAL_TRY(mtbal_fingerprint_file(o->data, &data, diag));
+    MTBAL_TRY(mtbal_fingerprint_file(o->valid, &valid, diag));
+#define OPTION(name, field) {name, mtbal_fingerprint(0, &o->field, sizeof o->field), MTBAL_USAGE}
+    const mtbal_tie ties[] = {
+        {"command than mtbal-calibrate", 1, MTBAL_USAGE},
+        {"step graph", model, MTBAL_INVALID},
+        {"--data", data, MTBAL_INVALID},
+        {"--valid", valid, MTBAL_INVALID},
+        {"--measure", mtbal_fingerprint(0, o->measure, strlen(o->measure)), MTBAL_USAGE},
+        {"--set", mtbal_fingerprint_settings(o->nset, o->set), MTBAL_USAGE},
+        OPTION("--batch", batch),
+        OPTION("--max-epochs", max_epochs),
+        OPTION("--patience", patience),
+        OPTION("--window", window),
+        OPTION("--seed", seed),
+        OPTION("--kappa", kappa),
+        OPTION("min_delta", min_delta),
+        OPTION("--cosine", cosine),
+        OPTION("--warmup", warmup),
+    };
+#undef OPTION
+    return mtbal_snapshot_tie(o->snapshot, sizeof ties / sizeof *ties, ties, diag);
 }
 
 mtbal_status mtbal_calibrate(const mtbal_calibrate_options *options, mtbal_arena *arena,
@@ -316,9 +371,9 @@ mtbal_status mtbal_calibrate(const mtbal_calibrate_options *options, mtbal_arena
     if (!named)
         return mtbal_no_memory(diag);
     *count = ntasks;
-    return status == MTBAL_OK
-               ? measure_all(options, ntasks, tasks, *results, on_epoch, context, diag)
-               : status;
+    MTBAL_TRY(status);
+    MTBAL_TRY(tie(options, diag));
+    return measure_all(options, ntasks, tasks, *results, on_epoch, context, diag);
 }
 
 mtbal_status mtbal_calibration_store(const char *from, const char *to, int count,

@@ -3,7 +3,9 @@
 #ifndef MTBAL_CALIBRATE_H
 #define MTBAL_CALIBRATE_H
 
-#include "train/train.h"
+#include "train/snapshot.h"
+
+#include <stdatomic.h>
 
 /* ------------------------------------------------------------------ calibrate.c */
 
@@ -23,6 +25,10 @@ typedef struct mtbal_calibrate_options {
      * tasks together. May be NULL. */
     mtbal_status (*on_trained)(void *context, mtbal_session *session, int task, mtbal_diag *diag);
     void *context; /* of on_trained */
+    int jobs;                 /* tasks that are trained at a time; 0: 1. Does not change results */
+    const atomic_int *failed; /* of jobs.c: the first task that failed so far, NULL: none can; the
+                               * training of a later one ends with MTBAL_INTERRUPTED */
+    mtbal_snapshot *snapshot; /* checkpoints: borrowed; NULL: none */
 } mtbal_calibrate_options;
 void mtbal_calibrate_default(mtbal_calibrate_options *options);
 
@@ -57,7 +63,8 @@ typedef struct mtbal_calibrate_progress {
 typedef void mtbal_on_epoch(void *context, const mtbal_calibrate_progress *progress);
 
 /* Calibrates all tasks; results [session ntasks] in `arena`. MTBAL_CHECK when a task diverges, has
- * a zero gradient or one that is not finite: nothing can be stored then. */
+ * a zero gradient or one that is not finite: nothing can be stored then. With a snapshot that was
+ * read it goes on from there, and on_trained is not told of trainings that were complete. */
 mtbal_status mtbal_calibrate(const mtbal_calibrate_options *options, mtbal_arena *arena,
                              mtbal_calibration **results, int *count, mtbal_on_epoch *on_epoch,
                              void *context, mtbal_diag *diag);
@@ -78,6 +85,15 @@ mtbal_status mtbal_calibrate_joint(const mtbal_calibrate_options *options, int n
  * same file). */
 mtbal_status mtbal_calibration_store(const char *from, const char *to, int count,
                                      const mtbal_calibration *results, mtbal_diag *diag);
+
+/* ------------------------------------------------------------------ jobs.c */
+
+/* mtbal_calibrate_task for every task, into results [ntasks], options->jobs at a time. on_epoch and
+ * on_trained are called from one thread at a time. The error is that of the first task that failed,
+ * as if they had been trained one after another. */
+mtbal_status mtbal_calibrate_tasks(const mtbal_calibrate_options *options, int ntasks,
+                                   const char *const *tasks, mtbal_calibration *results,
+                                   mtbal_on_epoch *on_epoch, void *context, mtbal_diag *diag);
 
 /* ------------------------------------------------------------------ measure.c */
 

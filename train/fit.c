@@ -2,6 +2,7 @@
 #include "train/fit.h"
 
 #include <math.h>
+#include <string.h>
 
 /* What is watched: the weighted total of a record's or a program's losses. */
 static double watched_loss(const mtbal_fit *f, const double *loss)
@@ -87,13 +88,7 @@ static mtbal_status keep_best(mtbal_fit *f, double loss, mtbal_diag *diag)
     return MTBAL_OK;
 }
 
-/* Whether a loss goes down still: its smoothed value against the best so far. */
-typedef struct plateau {
-    double smooth, best;
-    int64_t stale; /* epochs since the last improvement */
-} plateau;
-
-static void watch(plateau *p, double loss, double min_delta)
+static void watch(mtbal_plateau *p, double loss, double min_delta)
 {
     p->smooth = isnan(p->smooth) ? loss : 0.7 * p->smooth + 0.3 * loss;
     bool better = isinf(p->best) || p->smooth < p->best - min_delta * fabs(p->best);
@@ -101,30 +96,111 @@ static void watch(plateau *p, double loss, double min_delta)
     p->best = fmin(p->best, p->smooth);
 }
 
-static mtbal_status one_epoch(mtbal_fit *f, int64_t epoch, plateau *p, mtbal_diag *diag)
+/* ------------------------------------------------------------------ checkpoints */
+
+enum { PIECES = 10 };
+
+/* What is of this training, beside its states. A result's name is no part of it. */
+static int list_pieces(mtbal_fit *f, mtbal_piece pieces[PIECES])
+{
+    size_t window = (size_t)f->options->window * sizeof *f->window;
+    const mtbal_piece all[] = {
+        {"window", f->window, window},
+        {"sum", &f->sum, sizeof f->sum},
+        {"norm", &f->norm, sizeof f->norm},
+        {"epoch_loss", &f->epoch_loss, sizeof f->epoch_loss},
+        {"steps", &f->steps, sizeof f->steps},
+        {"epoch", &f->epoch, sizeof f->epoch},
+        {"epoch_steps", &f->epoch_steps, sizeof f->epoch_steps},
+        {"plateau", &f->plateau, sizeof f->plateau},
+        {"result", f->result, sizeof *f->result},
+        {"best", f->best_states, f->best_states ? mtbal_session_state_bytes(f->session) : 0},
+    };
+    memcpy(pieces, all, sizeof all);
+    return sizeof all / sizeof *all - !f->best_states;
+}
+
+int mtbal_fit_part(const mtbal_fit *fit)
+{
+    return fit->task >= 0 ? fit->task : fit->ntasks;
+}
+
+bool mtbal_fit_has_begun(const mtbal_fit *fit)
+{
+    size_t size;
+    return mtbal_snapshot_find(fit->options->snapshot, mtbal_fit_part(fit), "states", &size);
+}
+
+static mtbal_status between(void *context, int64_t next, mtbal_diag *diag)
+{
+    mtbal_fit *f = context;
+    mtbal_snapshot *snapshot = f->options->snapshot;
+    mtbal_piece pieces[PIECES];
+    (void)next;
+    if (f->options->failed && *f->options->failed < f->task)
+        return mtbal_fail(diag, MTBAL_INTERRUPTED, f->name, NULL, "another task failed");
+    if (!mtbal_snapshot_due(snapshot, f->steps, &f->saved))
+        return MTBAL_OK;
+    const char *task = f->result->task;
+    f->result->task = NULL;
+    int count = list_pieces(f, pieces);
+    mtbal_status status =
+        mtbal_snapshot_save(snapshot, mtbal_fit_part(f), f->session, count, pieces, diag);
+    f->result->task = task;
+    return status;
+}
+
+/* Goes on where a checkpoint was written. */
+static mtbal_status restore(mtbal_fit *f, mtbal_diag *diag)
+{
+    mtbal_snapshot *snapshot = f->options->snapshot;
+    mtbal_piece pieces[PIECES];
+    size_t size;
+    const int part = mtbal_fit_part(f);
+    const char *task = f->result->task;
+    const void *states = mtbal_snapshot_find(snapshot, part, "states", &size);
+    MTBAL_TRY(mtbal_loop_restore(f->session, f->data, f->task >= 0, states, size, diag));
+    if (mtbal_snapshot_find(snapshot, part, "best", &size) &&
+        !(f->best_states = mtbal_arena_alloc(f->session->arena,
+                                             mtbal_session_state_bytes(f->session))))
+        return mtbal_no_memory(diag);
+    int count = list_pieces(f, pieces);
+    MTBAL_TRY(mtbal_snapshot_load(snapshot, part, count, pieces, diag));
+    f->result->task = task;
+    return MTBAL_OK;
+}
+
+/* ------------------------------------------------------------------ the training */
+
+static mtbal_status one_epoch(mtbal_fit *f, mtbal_diag *diag)
 {
     const mtbal_calibrate_options *o = f->options;
     mtbal_calibration *r = f->result;
+    mtbal_plateau *p = &f->plateau;
     mtbal_loop_options loop = {.epochs = 1,
                                .norm_every = f->task >= 0,
                                .shuffle = true,
-                               .seed = o->seed + (uint64_t)epoch,
-                               .before = f->steps};
+                               .seed = o->seed + (uint64_t)f->epoch,
+                               .before = f->steps - f->epoch_steps,
+                               .first = f->epoch_steps,
+                               .between = between};
     loop.schedule = (mtbal_schedule){o->warmup, o->cosine ? o->max_epochs * r->batches : 0};
-    f->epoch_loss = 0;
-    f->epoch_steps = 0;
     MTBAL_TRY(mtbal_loop_run(f->session, f->data, &loop, on_step, f, diag));
     double loss = f->epoch_loss / (double)f->epoch_steps, watched = loss;
+    f->epoch_loss = 0;
+    f->epoch_steps = 0;
     if (f->valid) {
         MTBAL_TRY(validate(f, &watched, diag));
         MTBAL_TRY(keep_best(f, watched, diag));
     }
-    if (epoch == 0)
+    if (f->epoch == 0)
         r->first_loss = loss;
     r->loss = loss;
-    r->epochs = epoch + 1;
+    r->epochs = f->epoch + 1;
     watch(p, watched, o->min_delta);
-    mtbal_calibrate_progress progress = {f->task, f->ntasks, f->name, epoch + 1, o->max_epochs,
+    int64_t least = (o->window + r->batches - 1) / r->batches; /* epochs that fill the window */
+    r->converged = p->stale >= o->patience && f->epoch + 1 >= least;
+    mtbal_calibrate_progress progress = {f->task, f->ntasks, f->name, f->epoch + 1, o->max_epochs,
                                          loss,    f->norm,   p->best, p->stale};
     if (f->on_epoch)
         f->on_epoch(f->context, &progress);
@@ -135,12 +211,11 @@ mtbal_status mtbal_fit_run(mtbal_fit *f, mtbal_diag *diag)
 {
     const mtbal_calibrate_options *o = f->options;
     mtbal_calibration *r = f->result;
-    plateau p = {NAN, INFINITY, 0};
-    int64_t least = (o->window + r->batches - 1) / r->batches; /* epochs that fill the window */
-    bool stop = false;
-    for (int64_t epoch = 0; epoch < o->max_epochs && !stop; epoch++) {
-        MTBAL_TRY(one_epoch(f, epoch, &p, diag));
-        r->converged = p.stale >= o->patience && epoch + 1 >= least;
+    f->plateau = (mtbal_plateau){NAN, INFINITY, 0};
+    if (mtbal_fit_has_begun(f))
+        MTBAL_TRY(restore(f, diag));
+    for (bool stop = false; f->epoch < o->max_epochs && !stop; f->epoch++) {
+        MTBAL_TRY(one_epoch(f, diag));
         stop = r->converged && !o->cosine;
     }
     r->steps = f->steps;
@@ -184,10 +259,8 @@ static mtbal_status check_data(mtbal_fit *f, mtbal_diag *diag)
                           "raise --max-epochs, lower --window or --batch, or give more data",
                           "%lld epochs of %lld batches are too little for a window of %lld steps",
                           (long long)o->max_epochs, (long long)batches, (long long)o->window);
-    bool partial = f->data->samples % f->data->batch != 0, fixed = false;
-    for (int i = 0; i < f->session->nfeeds; i++)
-        fixed = fixed || (f->session->feeds[i].rank > 0 && f->session->feeds[i].dims[0].size >= 0);
-    f->result->batches = batches + (partial && !fixed);
+    bool partial = f->data->samples % f->data->batch != 0;
+    f->result->batches = batches + (partial && !mtbal_session_batch_is_fixed(f->session));
     return MTBAL_OK;
 }
 
