@@ -37,8 +37,7 @@ static const cli_option options[] = {
     {"save", 0, CLI_TEXT, &a.save, "OUT.onnx", "write the step graph with its new states"},
     {"log", 0, CLI_TEXT, &a.log, "L.jsonl", "write one JSON object per step"},
     {"checkpoint", 0, CLI_TEXT, &a.checkpoint, "FILE", "default, with --save: OUT.onnx.checkpoint"},
-    {"checkpoint-every", 0, CLI_COUNT, &a.every, "N",
-     "steps between two (default: half a minute)"},
+    {"checkpoint-every", 0, CLI_COUNT, &a.every, "N", "steps between two (default: half a minute)"},
     {"resume", 0, CLI_FLAG, &a.resume, NULL,
      "go on from the checkpoint, if there is one, to the same bits"},
     {"json", 0, CLI_FLAG, &a.json, NULL, "print the summary as JSON"},
@@ -347,7 +346,7 @@ static mtbal_status tie(const run *r, mtbal_diag *diag)
     MTBAL_TRY(mtbal_fingerprint_file(a.data ? a.data : a.inputs, &data, diag));
     const mtbal_session_options *o = &r->session->options;
     const mtbal_tie ties[] = {
-        {"command than mtbal-run", 2, MTBAL_USAGE},
+        {"command", 2, MTBAL_USAGE},
         {"step graph", graph, MTBAL_INVALID},
         {a.data ? "--data" : "--inputs", data, MTBAL_INVALID},
         {"--set", mtbal_fingerprint_settings(o->nset, o->set), MTBAL_USAGE},

@@ -331,9 +331,12 @@ static mtbal_status tie(const mtbal_calibrate_options *o, mtbal_diag *diag)
     MTBAL_TRY(mtbal_fingerprint_model(o->model, "mtbal/calibration/", &model, diag));
     MTBAL_TRY(mtbal_fingerprint_file(o->data, &data, diag));
     MTBAL_TRY(mtbal_fingerprint_file(o->valid, &valid, diag));
-#define OPTION(name, field) {name, mtbal_fingerprint(0, &o->field, sizeof o->field), MTBAL_USAGE}
+#define OPTION(name, field)                                                 \
+    {                                                                       \
+        name, mtbal_fingerprint(0, &o->field, sizeof o->field), MTBAL_USAGE \
+    }
     const mtbal_tie ties[] = {
-        {"command than mtbal-calibrate", 1, MTBAL_USAGE},
+        {"command", 1, MTBAL_USAGE},
         {"step graph", model, MTBAL_INVALID},
         {"--data", data, MTBAL_INVALID},
         {"--valid", valid, MTBAL_INVALID},

@@ -24,7 +24,7 @@ typedef struct mtbal_calibrate_options {
     /* Told of each training at its end, while it holds its states: task 0.., or -1 for one of all
      * tasks together. May be NULL. */
     mtbal_status (*on_trained)(void *context, mtbal_session *session, int task, mtbal_diag *diag);
-    void *context; /* of on_trained */
+    void *context;            /* of on_trained */
     int jobs;                 /* tasks that are trained at a time; 0: 1. Does not change results */
     const atomic_int *failed; /* of jobs.c: the first task that failed so far, NULL: none can; the
                                * training of a later one ends with MTBAL_INTERRUPTED */

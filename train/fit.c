@@ -161,8 +161,8 @@ static mtbal_status restore(mtbal_fit *f, mtbal_diag *diag)
     const void *states = mtbal_snapshot_find(snapshot, part, "states", &size);
     MTBAL_TRY(mtbal_loop_restore(f->session, f->data, f->task >= 0, states, size, diag));
     if (mtbal_snapshot_find(snapshot, part, "best", &size) &&
-        !(f->best_states = mtbal_arena_alloc(f->session->arena,
-                                             mtbal_session_state_bytes(f->session))))
+        !(f->best_states =
+              mtbal_arena_alloc(f->session->arena, mtbal_session_state_bytes(f->session))))
         return mtbal_no_memory(diag);
     int count = list_pieces(f, pieces);
     MTBAL_TRY(mtbal_snapshot_load(snapshot, part, count, pieces, diag));

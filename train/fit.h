@@ -39,8 +39,8 @@ mtbal_status mtbal_fit_open(mtbal_fit *fit, const mtbal_session_options *options
 void mtbal_fit_close(mtbal_fit *fit);
 /* Where its checkpoint lies: a part of the file. */
 int mtbal_fit_part(const mtbal_fit *fit);
-/* Trains, or goes on where the checkpoint of an interrupted training ended. Fills rms_run, rms_end, the losses, epochs, steps, converged of the result. MTBAL_CHECK
- * when it diverges. */
+/* Trains, or goes on where the checkpoint of an interrupted training ended. Fills rms_run, rms_end,
+ * the losses, epochs, steps, converged of the result. MTBAL_CHECK when it diverges. */
 mtbal_status mtbal_fit_run(mtbal_fit *fit, mtbal_diag *diag);
 /* Whether a checkpoint holds a part of this training. */
 bool mtbal_fit_has_begun(const mtbal_fit *fit);

@@ -172,9 +172,8 @@ mtbal_status mtbal_loop_restore(mtbal_session *session, const mtbal_data *data, 
     if (!binds)
         return mtbal_no_memory(diag);
     mtbal_data_binds(session, data, data->whole ? 1 : data->batch, binds);
-    mtbal_status status =
-        mtbal_session_program(session, session->nfeeds, binds,
-                              measure ? MTBAL_MEASURE : MTBAL_TRAIN, &program, diag);
+    mtbal_status status = mtbal_session_program(
+        session, session->nfeeds, binds, measure ? MTBAL_MEASURE : MTBAL_TRAIN, &program, diag);
     mtbal_free(binds);
     if (status != MTBAL_OK)
         return status;

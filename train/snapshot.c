@@ -271,7 +271,7 @@ static mtbal_status prepare_print(mtbal_model *model, const char *prefix, uint64
 }
 
 mtbal_status mtbal_fingerprint_model(const char *path, const char *prefix, uint64_t *print,
-                               mtbal_diag *diag)
+                                     mtbal_diag *diag)
 {
     mtbal_model *model = NULL;
     unsigned char *bytes = NULL;
@@ -357,8 +357,8 @@ static mtbal_status replace(mtbal_snapshot *s, int part, mtbal_session *session,
             !belongs(s->entries[i].name, part, count, pieces, session != NULL))
             drop(s, &s->entries[i]);
     for (int i = 0; i < count; i++)
-        MTBAL_TRY(put(s, entry_name(name, part, pieces[i].name), pieces[i].data, pieces[i].size,
-                      diag));
+        MTBAL_TRY(
+            put(s, entry_name(name, part, pieces[i].name), pieces[i].data, pieces[i].size, diag));
     if (!session)
         return MTBAL_OK;
     entry *e = room(s, entry_name(name, part, "states"), mtbal_session_state_bytes(session));
@@ -402,8 +402,8 @@ const void *mtbal_snapshot_find(mtbal_snapshot *s, int part, const char *piece, 
     return bytes;
 }
 
-mtbal_status mtbal_snapshot_load(mtbal_snapshot *s, int part, int count,
-                                 const mtbal_piece *pieces, mtbal_diag *diag)
+mtbal_status mtbal_snapshot_load(mtbal_snapshot *s, int part, int count, const mtbal_piece *pieces,
+                                 mtbal_diag *diag)
 {
     size_t size;
     for (int i = 0; i < count; i++) {

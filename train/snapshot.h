@@ -34,13 +34,15 @@ typedef struct mtbal_tie {
 /* Before anything is saved or loaded: notes the fingerprints, or compares them with those read. */
 mtbal_status mtbal_snapshot_tie(mtbal_snapshot *snapshot, int count, const mtbal_tie *ties,
                                 mtbal_diag *diag);
-uint64_t mtbal_fingerprint(uint64_t print, const void *bytes, size_t size); /* goes on from `print` */
+uint64_t mtbal_fingerprint(uint64_t print, const void *bytes,
+                           size_t size); /* goes on from `print` */
 uint64_t mtbal_fingerprint_settings(int count, const mtbal_setting *set);
-mtbal_status mtbal_fingerprint_file(const char *path, uint64_t *print, mtbal_diag *diag); /* NULL: 0 */
+mtbal_status mtbal_fingerprint_file(const char *path, uint64_t *print,
+                                    mtbal_diag *diag); /* NULL: 0 */
 /* A model without the values of its states whose names begin with `prefix`: "" all states, as a
  * checkpoint holds them. So it stays the same when a training's result is put in its place. */
 mtbal_status mtbal_fingerprint_model(const char *path, const char *prefix, uint64_t *print,
-                               mtbal_diag *diag);
+                                     mtbal_diag *diag);
 
 /* A piece of memory; saved and loaded as it is, so without pointers in it. */
 typedef struct mtbal_piece {
