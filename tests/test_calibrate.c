@@ -342,6 +342,36 @@ START_TEST(test_bad)
 }
 END_TEST
 
+/* Graphs that cannot be calibrated, and what is not to be given. */
+START_TEST(test_bad_graph)
+{
+    static const struct {
+        const char *balance, *optimizer, *set;
+        mtbal_status status;
+        const char *says;
+    } cases[] = {{"equal", "sgd", "lr", MTBAL_INVALID, "no calibration"},
+                 {"calibrated", "none", NULL, MTBAL_INVALID, "does not train"},
+                 {"calibrated", "sgd", "mtbal/calibration/a", MTBAL_USAGE, "what is measured"},
+                 {"calibrated", "sgd", "calibration/b", MTBAL_USAGE, "what is measured"},
+                 {"calibrated", "sgd", "learning", MTBAL_USAGE, "no such input"}};
+    mtbal_options rewrite = plain(cases[_i].optimizer, MTBAL_OUT_NORMS);
+    mtbal_arena *arena = mtbal_arena_new();
+    mtbal_calibration *results;
+    mtbal_setting set = {cases[_i].set, INFINITY};
+    mtbal_diag diag = {0};
+    int count;
+    rewrite.balance = cases[_i].balance;
+    steps_write(steps_parse(scalar_text), &rewrite, files_path("step.onnx"));
+    write_targets(files_path("y.npz"), 320, 0, 1);
+    mtbal_calibrate_options o = options_for("y.npz");
+    o.set = &set, o.nset = cases[_i].set != NULL;
+    ck_assert_int_eq(mtbal_calibrate(&o, arena, &results, &count, NULL, NULL, &diag),
+                     cases[_i].status);
+    ck_assert_msg(strstr(diag.what, cases[_i].says) && *diag.hint, "%s: %s", diag.what, diag.hint);
+    mtbal_arena_free(arena);
+}
+END_TEST
+
 /* heads where nothing is shared. */
 START_TEST(test_nothing_shared)
 {
@@ -358,6 +388,98 @@ START_TEST(test_nothing_shared)
     o.measure = "heads";
     ck_assert_int_eq(mtbal_calibrate(&o, arena, &results, &count, NULL, NULL, &diag), MTBAL_USAGE);
     ck_assert_msg(strstr(diag.what, "share"), "%s", diag.what);
+    mtbal_arena_free(arena);
+}
+END_TEST
+
+/* ------------------------------------------------------------------ several at a time */
+
+/* Losses of five tasks of one parameter. `steep` diverges at this learning rate. */
+static void write_five(const char *third, const char *fourth)
+{
+    char text[2048];
+    mtbal_options rewrite = plain("sgd", MTBAL_OUT_NORMS);
+    snprintf(text, sizeof text,
+             "<ir_version: 8, opset_import: [\"\" : 17]>\n"
+             "g (float[n,1] y) => (float a, float b, float c, float d, float e) "
+             "<float[1] w = {0.5}, float[1] large = {1e8}> {\n"
+             "  u = Sub(w, y)\n  s = Mul(u, u)\n  q = Mul(s, s)\n  r = Abs(u)\n"
+             "  steep = Mul(q, large)\n"
+             "  a = ReduceMean<keepdims = 0>(s)\n  b = ReduceMean<keepdims = 0>(q)\n"
+             "  c = ReduceMean<keepdims = 0>(%s)\n  d = ReduceMean<keepdims = 0>(%s)\n"
+             "  e = ReduceMean<keepdims = 0>(r)\n}\n",
+             third, fourth);
+    steps_write(steps_parse(text), &rewrite, files_path("step.onnx"));
+    write_targets(files_path("y.npz"), 320, 0, 1);
+}
+
+static int told;
+
+static void count_epochs(void *context, const mtbal_calibrate_progress *progress)
+{
+    (void)context, (void)progress;
+    told++;
+}
+
+static mtbal_status with_jobs(int jobs, mtbal_calibration **results, mtbal_arena *arena,
+                              mtbal_diag *diag)
+{
+    int count;
+    mtbal_calibrate_options o = options_for("y.npz");
+    o.max_epochs = 30, o.jobs = jobs, o.threads = jobs % 2;
+    o.valid = o.data;
+    told = 0;
+    return mtbal_calibrate(&o, arena, results, &count, count_epochs, NULL, diag);
+}
+
+/* All numbers are the same; every epoch is told of. */
+START_TEST(test_jobs)
+{
+    static const int jobs[] = {2, 3, 5, 64};
+    mtbal_arena *arena = mtbal_arena_new();
+    mtbal_calibration *wanted, *found;
+    mtbal_diag diag = {0};
+    int epochs = 0;
+    write_five("q", "r");
+    steps_ok(with_jobs(1, &wanted, arena, &diag));
+    for (int i = 0; i < 5; i++)
+        epochs += (int)wanted[i].epochs;
+    ck_assert_int_eq(told, epochs);
+    for (size_t k = 0; k < sizeof jobs / sizeof *jobs; k++) {
+        steps_ok(with_jobs(jobs[k], &found, arena, &diag));
+        ck_assert_int_eq(told, epochs);
+        for (int i = 0; i < 5; i++) {
+            const mtbal_calibration *x = &wanted[i], *y = &found[i];
+            const double pairs[][2] = {{x->g, y->g},
+                                       {x->rms_start, y->rms_start},
+                                       {x->rms_run, y->rms_run},
+                                       {x->rms_end, y->rms_end},
+                                       {x->rms_heldout, y->rms_heldout},
+                                       {x->snr, y->snr},
+                                       {x->loss, y->loss},
+                                       {x->best_valid, y->best_valid}};
+            ck_assert_int_eq(x->epochs, y->epochs);
+            for (size_t p = 0; p < sizeof pairs / sizeof *pairs; p++)
+                ck_assert_msg(!memcmp(&pairs[p][0], &pairs[p][1], sizeof(double)),
+                              "%d jobs, task %d: number %zu is %.17g, not %.17g", jobs[k], i, p,
+                              pairs[p][1], pairs[p][0]);
+        }
+    }
+    mtbal_arena_free(arena);
+}
+END_TEST
+
+/* Of two tasks that fail, the first one is told of, however many run. */
+START_TEST(test_failing_jobs)
+{
+    mtbal_arena *arena = mtbal_arena_new();
+    mtbal_calibration *results;
+    write_five("steep", "steep");
+    for (int jobs = 1; jobs <= 5; jobs++) {
+        mtbal_diag diag = {0};
+        ck_assert_int_eq(with_jobs(jobs, &results, arena, &diag), MTBAL_CHECK);
+        ck_assert_msg(!strncmp(diag.what, "c diverges", 10), "%d jobs: %s", jobs, diag.what);
+    }
     mtbal_arena_free(arena);
 }
 END_TEST
@@ -476,7 +598,10 @@ int main(void)
     tcase_add_loop_test(tests, test_heads, 0, 4);
     tcase_add_test(tests, test_recal);
     tcase_add_loop_test(tests, test_bad, 0, (int)(sizeof bads / sizeof *bads));
+    tcase_add_loop_test(tests, test_bad_graph, 0, 5);
     tcase_add_test(tests, test_nothing_shared);
+    tcase_add_test(tests, test_jobs);
+    tcase_add_test(tests, test_failing_jobs);
     tcase_add_test(tests, test_failed_allocations);
     tcase_add_test(tests, test_command);
     suite_add_tcase(suite, tests);

@@ -273,6 +273,18 @@ mtbal_status mtbal_calibrate_joint(const mtbal_calibrate_options *options, int n
 
 /* ------------------------------------------------------------------ the whole calibration */
 
+/* What is measured here is not to be given. */
+static mtbal_status check_settings(const mtbal_calibrate_options *o, mtbal_diag *diag)
+{
+    static const char *const prefixes[] = {"mtbal/calibration/", "calibration/"};
+    for (int i = 0; i < o->nset; i++)
+        for (int k = 0; k < 2; k++)
+            if (!strncmp(o->set[i].name, prefixes[k], strlen(prefixes[k])))
+                return mtbal_fail(diag, MTBAL_USAGE, "--set", "leave it out",
+                                  "%s is what is measured here", o->set[i].name);
+    return MTBAL_OK;
+}
+
 /* What can be known to be missing before anything is trained. */
 static mtbal_status check_options(const mtbal_calibrate_options *o, const mtbal_session *session,
                                   mtbal_diag *diag)
@@ -284,6 +296,14 @@ static mtbal_status check_options(const mtbal_calibrate_options *o, const mtbal_
     if (!session->is_step || session->ntasks == 0)
         return mtbal_fail(diag, MTBAL_INVALID, o->model, "make one with mtbal-rewrite",
                           "this is no step graph");
+    if (!session->is_calibrated)
+        return mtbal_fail(diag, MTBAL_INVALID, o->model,
+                          "rewrite the model with --balance calibrated",
+                          "this step graph has no calibration: nothing in it would use the G_i");
+    if (!session->trains)
+        return mtbal_fail(diag, MTBAL_INVALID, o->model, "rewrite the model with an --optimizer",
+                          "this step graph does not train: no parameter is among its states");
+    MTBAL_TRY(check_settings(o, diag));
     if (!m)
         return mtbal_fail(diag, MTBAL_USAGE, "--measure",
                           "choose from floor, rms, heldout, traj, rel, loss, init, heads, recal",

@@ -16,7 +16,10 @@ static double watched_loss(const mtbal_fit *f, const double *loss)
 
 static mtbal_status diverges(const mtbal_fit *f, mtbal_diag *diag, double loss)
 {
-    return mtbal_fail(diag, MTBAL_CHECK, f->session->path, "lower the learning rate: --set lr=...",
+    return mtbal_fail(diag, MTBAL_CHECK, f->session->path,
+                      f->steps > 1 ? "lower the learning rate: --set lr=..."
+                                   : "lower the learning rate: --set lr=...; or is the gradient of "
+                                     "another task not finite, though it is switched off?",
                       "%s diverges in its training: loss %g at first, %g after %lld steps%s",
                       f->name, f->result->start_loss, loss, (long long)f->steps,
                       isfinite(f->norm) ? "" : ", and its gradient is not finite");

@@ -69,6 +69,26 @@ static void set_learning_rate(const loop *l, mtbal_program *program)
     mtbal_tensor_set_f64(&as, 0, factor * program->lr);
 }
 
+/* A training must go somewhere: finite losses of what has a weight, and some weight. */
+static mtbal_status check(const loop *l)
+{
+    const mtbal_session *s = l->session;
+    int off = 0;
+    for (int i = 0; i < s->ntasks; i++) {
+        off += l->weight[i] == 0;
+        if (!isfinite(l->loss[i]) && !(l->weight[i] == 0))
+            return mtbal_fail(l->diag, MTBAL_CHECK, s->path,
+                              "lower the learning rate (--set lr=...), or look at the data",
+                              "the loss %s became %f at step %lld", s->tasks[i], l->loss[i],
+                              (long long)l->step);
+    }
+    if (off < s->ntasks || off == 0)
+        return MTBAL_OK;
+    return mtbal_fail(l->diag, MTBAL_CHECK, s->path,
+                      "a task's G of +inf switches it off: leave one on",
+                      "all weights are 0 at step %lld: nothing is trained", (long long)l->step);
+}
+
 static mtbal_status record(loop *l, const mtbal_program *program, int64_t epoch, int64_t n,
                            double took)
 {
@@ -91,13 +111,7 @@ static mtbal_status record(loop *l, const mtbal_program *program, int64_t epoch,
         l->weight[i] = mtbal_program_scalar(program, s->weights[i]);
     }
     MTBAL_TRY(l->on_step ? l->on_step(l->context, &r, l->diag) : MTBAL_OK);
-    for (int i = 0; s->is_step && i < s->ntasks; i++)
-        if (!isfinite(l->loss[i]) && !(l->weight[i] == 0))
-            return mtbal_fail(l->diag, MTBAL_CHECK, s->path,
-                              "lower the learning rate (--set lr=...), or look at the data",
-                              "the loss %s became %f at step %lld", s->tasks[i], l->loss[i],
-                              (long long)l->step);
-    return MTBAL_OK;
+    return s->is_step ? check(l) : MTBAL_OK;
 }
 
 static mtbal_status one_step(loop *l, int64_t epoch, int64_t first)

@@ -1,5 +1,5 @@
 /* train/session.c: one model file, its programs and its states. */
-#include "train/train.h"
+#include "train/limits.h"
 
 #include <math.h>
 #include <string.h>
@@ -76,9 +76,17 @@ static const char **name_outputs(mtbal_session *s, const char *prefix)
     return names;
 }
 
-static mtbal_status read_metadata(mtbal_session *s, const mtbal_model *model, mtbal_diag *diag)
+static bool has_state(const mtbal_session *s, const char *name)
 {
-    mtbal_list tasks, states, shared;
+    for (int i = 0; i < s->nstates; i++)
+        if (!strcmp(s->states[i], name))
+            return true;
+    return false;
+}
+
+static mtbal_status read_metadata(mtbal_session *s, mtbal_model *model, mtbal_diag *diag)
+{
+    mtbal_list tasks, states, shared, params;
     MTBAL_TRY(mtbal_property_list(model, "mtbal.tasks", s->arena, &tasks, diag));
     MTBAL_TRY(mtbal_property_list(model, "mtbal.state", s->arena, &states, diag));
     MTBAL_TRY(mtbal_property_list(model, "mtbal.shared", s->arena, &shared, diag));
@@ -94,8 +102,19 @@ static mtbal_status read_metadata(mtbal_session *s, const mtbal_model *model, mt
     s->nstates = states.count;
     s->states = states.names;
     s->is_step = states.count > 0;
+    MTBAL_TRY(mtbal_property_list(model, "mtbal.params", s->arena, &params, diag));
+    for (int i = 0; i < params.count; i++)
+        s->trains = s->trains || has_state(s, params.names[i]);
+    s->is_calibrated = s->ntasks > 0;
+    for (int i = 0; i < s->ntasks; i++) {
+        const char *name = mtbal_arena_printf(s->arena, "mtbal/calibration/%s", s->tasks[i]);
+        if (!name)
+            return mtbal_no_memory(diag);
+        s->is_calibrated = s->is_calibrated && has_state(s, name);
+    }
     MTBAL_TRY(list_feeds(s, model->graph, diag));
-    return list_outputs(s, model->graph, diag);
+    MTBAL_TRY(list_outputs(s, model->graph, diag));
+    return mtbal_limits_find(s, model, diag);
 }
 
 int mtbal_processors(void)

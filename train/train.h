@@ -43,6 +43,7 @@ typedef struct mtbal_feed {
     mtbal_dtype dtype;
     int rank;
     mtbal_dim dims[RT_MAX_RANK];
+    struct mtbal_limit *limits; /* of an integer's values: limits.h */
 } mtbal_feed;
 
 /* One model file, lowered for as many shapes as were met, with one set of states. */
@@ -58,7 +59,9 @@ typedef struct mtbal_session {
     const char **states;  /* names */
     const char **outputs; /* all graph outputs, in order */
     mtbal_feed *feeds;
-    bool is_step; /* a step graph: has states */
+    bool is_step;       /* a step graph: has states */
+    bool trains;        /* parameters are among them */
+    bool is_calibrated; /* and so is mtbal/calibration/T for every task */
     int nshared;
     const char **shared; /* parameters that two or more tasks reach */
     bool has_weights, has_norms, has_cosine, has_tensors;
@@ -111,8 +114,8 @@ typedef struct mtbal_data {
 } mtbal_data;
 
 /* Reads an npz and checks it against the session: every feed there, right type, right shape, same
- * number of samples. batch 0: the model's own where it is fixed, else 32 (or all samples, when
- * there are fewer). */
+ * number of samples; class numbers and indices within what the model knows. batch 0: the model's
+ * own where it is fixed, else 32 (or all samples, when there are fewer). */
 mtbal_status mtbal_data_open(const mtbal_session *session, const char *path, bool whole,
                              int64_t batch, mtbal_data **data, mtbal_diag *diag);
 void mtbal_data_close(mtbal_data *data);
