@@ -6,8 +6,7 @@
 #include "graph/graph.h"
 #include "lower/emit_c.h"
 #include "passes/passes.h"
-#include "train/snapshot.h"
-#include "train/train.h"
+#include "train/calibrate.h"
 
 #define MTBAL_VERSION "0.1.0"
 
@@ -115,6 +114,11 @@ mtbal_status cli_emission_check(const cli_emission *e, mtbal_arena *arena, mtbal
 /* Lowers the model in the file and writes it as a folder of C. *info: how large it became. */
 mtbal_status cli_emit(const cli_emission *e, const char *path, mtbal_plan_info *info,
                       mtbal_arena *arena, mtbal_diag *diag);
+
+/* ------------------------------------------------------------------ calibration.c */
+
+/* What makes a stored G doubtful, said plainly on stderr. */
+void cli_calibration_warn(const mtbal_calibration *results, int count);
 
 /* ------------------------------------------------------------------ json.c */
 

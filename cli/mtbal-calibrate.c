@@ -163,25 +163,6 @@ static void print_json(const mtbal_calibration *results, int count)
     printf("\n");
 }
 
-/* What makes a stored G doubtful, said plainly. */
-static void warn(const mtbal_calibration *results, int count)
-{
-    enum { FEW_BATCHES = 10 };
-    for (int i = 0; i < count; i++) {
-        const mtbal_calibration *r = &results[i];
-        if (!r->converged)
-            fprintf(stderr,
-                    "warning: task %s did not converge in %lld epochs: its G is that of a task "
-                    "under way; give it more with --max-epochs\n",
-                    r->task, (long long)r->epochs);
-        if (i == 0 && r->batches < FEW_BATCHES)
-            fprintf(stderr,
-                    "warning: an epoch has %lld batches: G is rough; lower --batch, or give more "
-                    "data\n",
-                    (long long)r->batches);
-    }
-}
-
 static mtbal_status calibrate(const char *model, mtbal_snapshot *snapshot, mtbal_arena *arena,
                               mtbal_diag *diag)
 {
@@ -202,7 +183,7 @@ static mtbal_status calibrate(const char *model, mtbal_snapshot *snapshot, mtbal
     if (terminal && !a.quiet && !a.json)
         fprintf(stderr, "\n");
     MTBAL_TRY(mtbal_calibration_store(model, a.out ? a.out : model, count, results, diag));
-    warn(results, count);
+    cli_calibration_warn(results, count);
     if (a.json)
         print_json(results, count);
     else if (!a.quiet)

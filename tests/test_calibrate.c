@@ -541,14 +541,13 @@ END_TEST
 
 /* ------------------------------------------------------------------ the command */
 
-/* The command: too few epochs are a warning; what cannot be stored leaves the file as it was. */
-static char *run(const char *arguments, int *code)
+/* What a command prints; its exit code. */
+static char *run_command(const char *name, const char *arguments, int *code)
 {
     const char *bin = getenv("BIN");
-    char command[2048], *text = NULL;
+    char command[4096], *text = NULL;
     size_t size;
-    snprintf(command, sizeof command, "%s/mtbal-calibrate %s %s 2>&1", bin ? bin : "bin",
-             files_path("step.onnx"), arguments);
+    snprintf(command, sizeof command, "%s/%s %s 2>&1", bin ? bin : "bin", name, arguments);
     FILE *pipe = popen(command, "r"), *to = open_memstream(&text, &size);
     ck_assert(pipe && to);
     for (int c; (c = fgetc(pipe)) != EOF;)
@@ -558,6 +557,14 @@ static char *run(const char *arguments, int *code)
     return text;
 }
 
+static char *run(const char *arguments, int *code)
+{
+    char all[2048];
+    snprintf(all, sizeof all, "%s %s", files_path("step.onnx"), arguments);
+    return run_command("mtbal-calibrate", all, code);
+}
+
+/* Too few epochs are a warning; what cannot be stored leaves the file as it was. */
 START_TEST(test_command)
 {
     char arguments[1024];
@@ -585,6 +592,50 @@ START_TEST(test_command)
 }
 END_TEST
 
+/* mtbal-rewrite to `out` with more options; its exit code, which must say something. */
+static void rewrite_command(const char *out, const char *more, int wanted, const char *says)
+{
+    char arguments[3072];
+    int code;
+    snprintf(arguments, sizeof arguments, "%s %s --optimizer adam %s", files_path("in.onnx"),
+             files_path(out), more);
+    char *said = run_command("mtbal-rewrite", arguments, &code);
+    ck_assert_msg(code == wanted && strstr(said, says), "%s: exit code %d: %s", more, code, said);
+    free(said);
+}
+
+/* mtbal-rewrite --calibrate gives the bytes of the two commands, or nothing. */
+START_TEST(test_rewrite_calibrate)
+{
+    char more[1100], arguments[2200], *text = steps_network(2, 5);
+    int code;
+    mtbal_diag diag = {0};
+    mtbal_model *model = steps_parse(text);
+    free(text);
+    steps_ok(mtbal_onnx_write(model, files_path("in.onnx"), &diag));
+    mtbal_model_free(model);
+    steps_network_data(files_path("net.npz"), 320, 1, 10, false);
+    rewrite_command("two.onnx", "--set lr=0.01", 0, "2 tasks");
+    snprintf(arguments, sizeof arguments, "%s --data %s", files_path("two.onnx"),
+             files_path("net.npz"));
+    free(run_command("mtbal-calibrate", arguments, &code));
+    ck_assert_int_eq(code, 0);
+    snprintf(more, sizeof more, "--set lr=0.01 --calibrate %s", files_path("net.npz"));
+    rewrite_command("one.onnx", more, 0, "calibrated");
+    ck_assert(files_equal(files_path("one.onnx"), files_path("two.onnx")));
+    int before = files_count();
+    snprintf(more, sizeof more, "--set lr=1e9 --calibrate %s", files_path("net.npz"));
+    rewrite_command("one.onnx", more, 1, "one.onnx: a diverges");
+    rewrite_command("new.onnx", more, 1, "new.onnx: a diverges");
+    rewrite_command("new.onnx", "--calibrate nowhere.npz", 5, "nowhere.npz");
+    rewrite_command("new.onnx", "--balance equal --calibrate nowhere.npz", 4, "no calibration");
+    rewrite_command("new.onnx", "--inference --calibrate nowhere.npz", 2, "inference");
+    rewrite_command("new", "--target ort-training --calibrate nowhere.npz", 2, "ort-training");
+    ck_assert_int_eq(files_count(), before);
+    ck_assert(files_equal(files_path("one.onnx"), files_path("two.onnx")));
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("calibrate");
@@ -604,6 +655,7 @@ int main(void)
     tcase_add_test(tests, test_failing_jobs);
     tcase_add_test(tests, test_failed_allocations);
     tcase_add_test(tests, test_command);
+    tcase_add_test(tests, test_rewrite_calibrate);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

@@ -85,6 +85,12 @@ mtbal_status mtbal_calibrate_joint(const mtbal_calibrate_options *options, int n
  * same file). */
 mtbal_status mtbal_calibration_store(const char *from, const char *to, int count,
                                      const mtbal_calibration *results, mtbal_diag *diag);
+/* Calibrates a step graph that lies in memory (options->model is not looked at) and writes it to
+ * `to`, or nothing at all. */
+mtbal_status mtbal_calibrate_model(mtbal_model *model, const char *to,
+                                   const mtbal_calibrate_options *options, mtbal_arena *arena,
+                                   mtbal_calibration **results, int *count,
+                                   mtbal_on_epoch *on_epoch, void *context, mtbal_diag *diag);
 
 /* ------------------------------------------------------------------ jobs.c */
 

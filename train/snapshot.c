@@ -382,8 +382,9 @@ mtbal_status mtbal_snapshot_save(mtbal_snapshot *s, int part, mtbal_session *ses
     if (!s || !s->stop || !*s->stop)
         return MTBAL_OK;
     if (!s->path)
-        return mtbal_fail(diag, MTBAL_INTERRUPTED, "", "--checkpoint FILE makes it possible",
-                          "interrupted; it cannot be gone on from here");
+        return mtbal_fail(diag, MTBAL_INTERRUPTED, "",
+                          "mtbal-run and mtbal-calibrate can go on, with --checkpoint and --resume",
+                          "interrupted; nothing was kept");
     return mtbal_fail(diag, MTBAL_INTERRUPTED, s->path, "the same command with --resume goes on",
                       "interrupted; the checkpoint holds what was done");
 }
