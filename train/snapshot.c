@@ -244,28 +244,34 @@ mtbal_status mtbal_fingerprint_file(const char *path, uint64_t *print, mtbal_dia
     return MTBAL_OK;
 }
 
-/* Tensors that count: states go, what lies in other files is looked at. */
-static mtbal_status prepare_print(mtbal_model *model, const char *prefix, uint64_t *print,
-                                  mtbal_diag *diag)
+/* Takes a tensor's contents out of the model: wherever they lie, they are the same. */
+static mtbal_status take_out(mtbal_model *model, mtbal_value *value, mtbal_diag *diag)
 {
     const int64_t none = 0;
+    value->tensor = mtbal_tensor_new(model, value->tensor->dtype, 1, &none, NULL);
+    return value->tensor ? MTBAL_OK : mtbal_no_memory(diag);
+}
+
+/* Leaves what counts: states go, and what lies in other files is looked at there. */
+static mtbal_status prepare(mtbal_model *model, const char *prefix, uint64_t *print,
+                            mtbal_diag *diag)
+{
     mtbal_list states;
     mtbal_graph *graph = model->graph;
     MTBAL_TRY(mtbal_property_list(model, "mtbal.state", model->arena, &states, diag));
     for (int i = 0; i < states.count; i++) {
         mtbal_value *v = mtbal_value_find(graph, states.names[i]);
-        if (!v || !v->tensor || strncmp(v->name, prefix, strlen(prefix)) != 0)
-            continue;
-        v->tensor = mtbal_tensor_new(model, v->tensor->dtype, 1, &none, NULL);
-        if (!v->tensor)
-            return mtbal_no_memory(diag);
+        if (v && v->tensor && !strncmp(v->name, prefix, strlen(prefix)))
+            MTBAL_TRY(take_out(model, v, diag));
     }
     for (int i = 0; i < graph->ninitializers; i++) {
         mtbal_tensor *t = graph->initializers[i]->tensor;
         if (!t || !t->external)
             continue;
         MTBAL_TRY(mtbal_tensor_load(model, t, diag));
+        *print = mtbal_fingerprint(*print, t->dims, (size_t)t->rank * sizeof *t->dims);
         *print = mtbal_fingerprint(*print, t->data, t->bytes);
+        MTBAL_TRY(take_out(model, graph->initializers[i], diag));
     }
     return MTBAL_OK;
 }
@@ -278,7 +284,7 @@ mtbal_status mtbal_fingerprint_model(const char *path, const char *prefix, uint6
     size_t size = 0;
     *print = 0;
     MTBAL_TRY(mtbal_onnx_read(path, &model, diag));
-    mtbal_status status = prepare_print(model, prefix, print, diag);
+    mtbal_status status = prepare(model, prefix, print, diag);
     if (status == MTBAL_OK)
         status = mtbal_onnx_write_bytes(model, &bytes, &size, diag);
     if (status == MTBAL_OK)
