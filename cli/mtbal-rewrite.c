@@ -546,51 +546,33 @@ static void list_operators(void)
     }
 }
 
-static int run(int argc, char **argv, mtbal_arena *arena)
+static mtbal_status work(const char *const *operands, mtbal_arena *arena, mtbal_diag *diag)
 {
-    const char *operands[2];
-    int code = cli_parse(&command, argc, argv, operands, arena);
-    if (code >= 0)
-        return code;
-    if (a.list_passes) {
+    if (a.list_passes)
         list_passes(arena);
-        return 0;
-    }
-    if (a.list_operators) {
+    else if (a.list_operators)
         list_operators();
-        return 0;
-    }
-    mtbal_diag diag = {0};
-    if (!operands[1]) {
-        mtbal_fail(&diag, MTBAL_USAGE, "",
-                   "usage: mtbal-rewrite IN.onnx OUT.onnx [options]; -h lists them",
-                   "%s is missing", operands[0] ? "the output file" : "the input file");
-        return cli_report(command.name, &diag);
-    }
+    if (a.list_passes || a.list_operators)
+        return MTBAL_OK;
+    if (!operands[1])
+        return mtbal_fail(diag, MTBAL_USAGE, "",
+                          "usage: mtbal-rewrite IN.onnx OUT.onnx [options]; -h lists them",
+                          "%s is missing", operands[0] ? "the output file" : "the input file");
     report r = {.in = operands[0], .out = operands[1]};
     mtbal_model *model = NULL;
-    mtbal_status status = rewrite(&r, &model, arena, &diag);
-    if (status != MTBAL_OK)
-        code = cli_report(command.name, &diag);
-    else if (r.context)
+    mtbal_status status = rewrite(&r, &model, arena, diag);
+    if (status == MTBAL_OK && r.context) {
         print_report(&r, arena);
-    else if (!a.quiet) {
+    } else if (status == MTBAL_OK && !a.quiet) {
         printf("%s: %lld bytes, written in %.1f ms\n", r.out, (long long)r.bytes_after,
                1e3 * r.seconds);
         print_emission(&r);
     }
     mtbal_model_free(model);
-    return status == MTBAL_OK ? 0 : code;
+    return status;
 }
 
 int main(int argc, char **argv)
 {
-    mtbal_arena *arena = mtbal_arena_new();
-    if (!arena) {
-        fprintf(stderr, "%s: out of memory\n", command.name);
-        return mtbal_exit_code(MTBAL_NOMEM);
-    }
-    int code = run(argc, argv, arena);
-    mtbal_arena_free(arena);
-    return code;
+    return cli_main(&command, argc, argv, work);
 }

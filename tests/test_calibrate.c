@@ -298,6 +298,8 @@ static const bad bads[] = {
      MTBAL_CHECK, "is 0, no weight"},
     {"not finite at the start", "  p = Mul(w, y)\n  s = Sqrt(p)\n", 0.01, 0, 320, 5, 10, "floor",
      false, MTBAL_CHECK, "its gradient is"},
+    {"no loss at the start", "  p = Mul(w, y)\n  s = Log(p)\n", 0.01, -1, 320, 5, 10, "floor",
+     false, MTBAL_CHECK, "its loss is"},
     {"diverges to infinity", SQUARE, 1e4, NAN, 320, 20, 10, "floor", false, MTBAL_CHECK,
      "diverges"},
     {"diverges slowly", SQUARE, 1.01, NAN, 320, 10, 10, "floor", false, MTBAL_CHECK, "diverges"},

@@ -37,6 +37,12 @@ static mtbal_status on_step(void *context, const mtbal_record *record, mtbal_dia
                           "look for a square root of 0, a division by 0 or a logarithm of 0 in it",
                           "%s: its gradient is %g at the start, where its loss is %g", f->name,
                           f->norm, loss);
+    if (!isfinite(loss) && f->steps == 0)
+        return mtbal_fail(
+            diag, MTBAL_CHECK, f->session->path,
+            "look for numbers in the data that are not finite, and for a logarithm of "
+            "a negative number or a division by 0 in it",
+            "%s: its loss is %g at the start", f->name, loss);
     if (!isfinite(f->norm) || !isfinite(loss))
         return diverges(f, diag, loss);
     if (f->task >= 0)
