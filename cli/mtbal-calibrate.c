@@ -176,8 +176,9 @@ static mtbal_status calibrate(const char *model, mtbal_snapshot *snapshot, mtbal
     o.model = model, o.data = a.data, o.valid = a.valid, o.measure = a.measure;
     o.batch = a.batch, o.max_epochs = a.max_epochs, o.patience = a.patience, o.window = a.window;
     o.cosine = a.cosine, o.warmup = a.warmup;
-    o.seed = (uint64_t)a.seed, o.threads = (int)a.threads, o.kappa = a.kappa;
-    o.jobs = (int)a.jobs, o.snapshot = snapshot;
+    o.seed = (uint64_t)a.seed, o.kappa = a.kappa;
+    o.threads = (int)(a.threads < RT_MAX_THREADS ? a.threads : RT_MAX_THREADS);
+    o.jobs = (int)(a.jobs < RT_MAX_THREADS ? a.jobs : RT_MAX_THREADS), o.snapshot = snapshot;
     MTBAL_TRY(mtbal_calibrate(&o, arena, &results, &count, a.quiet || a.json ? NULL : on_epoch,
                               &terminal, diag));
     if (terminal && !a.quiet && !a.json)

@@ -41,6 +41,15 @@ int rename(const char *from, const char *to)
     return fails(EACCES) ? -1 : (int)syscall(SYS_renameat, -100, from, -100, to);
 }
 
+static double hurry; /* seconds that the clock is ahead */
+
+int clock_gettime(clockid_t clock, struct timespec *t)
+{
+    int result = (int)syscall(SYS_clock_gettime, clock, t);
+    t->tv_sec += (time_t)hurry;
+    return result;
+}
+
 /* ------------------------------------------------------------------ programs under test */
 
 /* A command line; paths are those of the test's folder. */
@@ -532,6 +541,33 @@ START_TEST(test_failed_calls)
 }
 END_TEST
 
+/* Every so many steps, every half minute, and when told to stop. */
+START_TEST(test_due)
+{
+    volatile sig_atomic_t stop = 0;
+    mtbal_diag diag = {0};
+    double last = 0;
+    for (int by_steps = 0; by_steps < 2; by_steps++) {
+        mtbal_snapshot *s;
+        mtbal_snapshot_options o = {
+            .path = files_path("due"), .every = by_steps ? 5 : 0, .stop = &stop};
+        steps_ok(mtbal_snapshot_open(&o, &s, &diag));
+        for (int64_t step = 1; step < 20; step++)
+            ck_assert_int_eq(mtbal_snapshot_due(s, step, &last), by_steps && step % 5 == 0);
+        hurry += 29;
+        ck_assert(!mtbal_snapshot_due(s, 21, &last));
+        hurry += 2;
+        ck_assert_int_eq(mtbal_snapshot_due(s, 22, &last), !by_steps);
+        ck_assert(!mtbal_snapshot_due(s, 23, &last));
+        stop = 1;
+        ck_assert(mtbal_snapshot_due(s, 24, &last));
+        stop = 0;
+        mtbal_snapshot_close(s, false);
+    }
+    ck_assert(!mtbal_snapshot_due(NULL, 1, &last));
+}
+END_TEST
+
 static mtbal_status write_and_read(void *context)
 {
     mtbal_diag diag = {0};
@@ -576,6 +612,7 @@ int main(void)
     tcase_add_loop_test(tests, test_in_place, 0, 2);
     tcase_add_loop_test(tests, test_refused, 0, 2);
     tcase_add_test(tests, test_nothing_to_resume);
+    tcase_add_test(tests, test_due);
     tcase_add_test(tests, test_failed_calls);
     tcase_add_test(tests, test_failed_allocations);
     suite_add_tcase(suite, tests);
