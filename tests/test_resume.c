@@ -1,10 +1,9 @@
 /* tests/test_resume.c: what is interrupted goes on to the same bits: killed at random moments, told
  * to stop, or unable to write; and a checkpoint of something else is refused. */
+#include "tests/faults.h"
 #include "tests/steps.h"
 
 #include <check.h>
-#include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,34 +11,6 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
-
-/* ------------------------------------------------------------------ calls that fail */
-
-/* The n-th call from now on fails; 0: none does. The functions below stand in for libc's. */
-static int fail_at, calls;
-
-static bool fails(int error)
-{
-    if (!fail_at || ++calls != fail_at)
-        return false;
-    errno = error;
-    return true;
-}
-
-ssize_t write(int fd, const void *bytes, size_t size)
-{
-    return fails(ENOSPC) ? -1 : syscall(SYS_write, fd, bytes, size);
-}
-
-int fsync(int fd)
-{
-    return fails(EIO) ? -1 : (int)syscall(SYS_fsync, fd);
-}
-
-int rename(const char *from, const char *to)
-{
-    return fails(EACCES) ? -1 : (int)syscall(SYS_renameat, -100, from, -100, to);
-}
 
 static double hurry; /* seconds that the clock is ahead */
 
@@ -522,11 +493,9 @@ START_TEST(test_failed_calls)
     for (bool reached = true; reached; n += 1 + n / 12) {
         diag = (mtbal_diag){0};
         forget();
-        calls = 0;
-        fail_at = n;
+        faults_begin(n);
         mtbal_status status = calibrate(false, g, &diag);
-        fail_at = 0;
-        reached = calls >= n;
+        reached = faults_end();
         ck_assert_msg(status == MTBAL_OK || (status == MTBAL_IO && diag.what[0]),
                       "call %d: status %d, %s", n, status, diag.what);
         failures += status != MTBAL_OK;
