@@ -1,9 +1,9 @@
 /* cli/out.c: what the commands print for people. */
 #include "cli/cli.h"
 
+#include <math.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 int cli_report(const char *command, const mtbal_diag *diag)
 {
@@ -32,9 +32,11 @@ const char *cli_bytes(char buffer[32], double bytes)
     return buffer;
 }
 
-bool cli_is_terminal(FILE *file)
+void cli_number_cell(cli_table *table, const char *format, double x)
 {
-    return isatty(fileno(file)) == 1;
+    char text[32];
+    snprintf(text, sizeof text, format, x);
+    cli_cell(table, "%s", isfinite(x) ? text : "-");
 }
 
 static void add_cell(cli_table *table, const char *text)
@@ -90,15 +92,24 @@ static bool is_number(const char *text)
     return *text && strchr("0123456789+-.", *text);
 }
 
+void cli_table_numbers(const cli_table *table, bool *number)
+{
+    int n = table->ncolumns;
+    for (int c = 0; c < n; c++)
+        number[c] = false;
+    for (int i = n; i < table->nrows; i++)
+        number[i % n] = number[i % n] || (!table->plain && is_number(table->cells[i]));
+}
+
 void cli_table_print(FILE *to, const cli_table *table)
 {
     int rows = table->nrows / table->ncolumns, n = table->ncolumns;
-    int width[32] = {0};
-    bool number[32] = {false};
+    int width[CLI_MAX_COLUMNS] = {0};
+    bool number[CLI_MAX_COLUMNS];
+    cli_table_numbers(table, number);
     for (int i = 0; i < rows * n; i++) {
         int c = i % n, w = width_of(table->cells[i]);
         width[c] = w > width[c] ? w : width[c];
-        number[c] = number[c] || (i >= n && is_number(table->cells[i]));
     }
     for (int i = 0; i < rows * n; i++) {
         int c = i % n, pad = width[c] - width_of(table->cells[i]);

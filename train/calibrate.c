@@ -36,7 +36,9 @@ static mtbal_calibration blank(const char *task)
                                .rms_heads = NAN,
                                .rms_joint = NAN,
                                .snr = NAN,
-                               .best_valid = NAN};
+                               .best_valid = NAN,
+                               .score = NAN,
+                               .joint_score = NAN};
 }
 
 /* Settings of one training: the user's, and the calibration states g [ntasks], where +inf switches
@@ -88,12 +90,15 @@ static mtbal_status train_task(mtbal_fit *f, const mtbal_session_options *option
 {
     mtbal_calibration *r = f->result;
     MTBAL_TRY(mtbal_fit_open(f, options, diag));
-    double *rms = mtbal_arena_array(f->session->arena, (size_t)f->ntasks, sizeof *rms);
+    double *rms = mtbal_arena_array(f->session->arena, 2 * (size_t)f->ntasks, sizeof *rms);
     if (!rms)
         return mtbal_no_memory(diag);
+    double *scores = rms + f->ntasks;
     MTBAL_TRY(probe_task(f, &r->rms_start, rms, diag));
     MTBAL_TRY(mtbal_fit_run(f, diag));
     MTBAL_TRY(told(f, diag));
+    MTBAL_TRY(mtbal_fit_judge(f, scores, diag));
+    r->score = scores[f->task];
     mtbal_probe probe = mtbal_fit_probe(f);
     MTBAL_TRY(mtbal_probe_snr(&probe, f->task, &r->snr, diag));
     MTBAL_TRY(mtbal_probe_rel(&probe, &r->rel, diag));
@@ -135,15 +140,40 @@ mtbal_status mtbal_calibrate_task(const mtbal_calibrate_options *options, int nt
 
 /* ------------------------------------------------------------------ all tasks together */
 
-/* Trains all tasks with weights in proportion to 1/g and measures every task's gradient where that
- * ends, into rms [ntasks]. `whole` tells of the training; its task is a name for messages. */
-static mtbal_status train_all(const mtbal_calibrate_options *options, int ntasks,
-                              const char *const *tasks, const double *g, bool freeze,
-                              mtbal_calibration *whole, double *rms, mtbal_on_epoch *on_epoch,
+/* The buffers of a training of all tasks: names and g; gradients and scores where it ended. */
+typedef struct together {
+    const char **tasks;
+    double *g, *rms, *scores;
+} together;
+
+static bool together_begin(together *t, int ntasks, const mtbal_calibration *results)
+{
+    size_t n = (size_t)ntasks;
+    t->tasks = mtbal_malloc(n * sizeof *t->tasks);
+    t->g = mtbal_malloc(3 * n * sizeof *t->g);
+    t->rms = t->g ? t->g + n : NULL;
+    t->scores = t->g ? t->rms + n : NULL;
+    for (int i = 0; t->tasks && t->g && i < ntasks; i++) {
+        t->tasks[i] = results[i].task;
+        t->g[i] = 1;
+    }
+    return t->tasks && t->g;
+}
+
+static void together_end(together *t)
+{
+    mtbal_free(t->tasks);
+    mtbal_free(t->g);
+}
+
+/* Trains all tasks with weights in proportion to 1/g, measures every task's gradient where that
+ * ends, and judges. `whole` tells of the training; its task is a name for messages. */
+static mtbal_status train_all(const mtbal_calibrate_options *options, int ntasks, together *t,
+                              bool freeze, mtbal_calibration *whole, mtbal_on_epoch *on_epoch,
                               void *context, mtbal_diag *diag)
 {
     double *weights = mtbal_malloc((size_t)ntasks * sizeof *weights);
-    mtbal_setting *set = settings(options, ntasks, tasks, g);
+    mtbal_setting *set = settings(options, ntasks, t->tasks, t->g);
     mtbal_session_options o = {.threads = options->threads,
                                .nset = options->nset + ntasks,
                                .set = set,
@@ -158,46 +188,23 @@ static mtbal_status train_all(const mtbal_calibrate_options *options, int ntasks
                      .context = context};
     mtbal_status status = set && weights ? MTBAL_OK : mtbal_no_memory(diag);
     for (int i = 0; weights && i < ntasks; i++)
-        weights[i] = 1 / g[i];
+        weights[i] = 1 / t->g[i];
     if (status == MTBAL_OK)
         status = mtbal_fit_open(&fit, &o, diag);
     if (status == MTBAL_OK)
         status = mtbal_fit_run(&fit, diag);
     if (status == MTBAL_OK)
         status = told(&fit, diag);
+    if (status == MTBAL_OK)
+        status = mtbal_fit_judge(&fit, t->scores, diag);
     if (status == MTBAL_OK) {
         mtbal_probe probe = mtbal_fit_probe(&fit);
-        status = mtbal_probe_rms(&probe, rms, diag);
+        status = mtbal_probe_rms(&probe, t->rms, diag);
     }
     mtbal_fit_close(&fit);
     mtbal_free(set);
     mtbal_free(weights);
     return status;
-}
-
-/* The buffers of a training of all tasks: names, g and rms of the results. */
-typedef struct together {
-    const char **tasks;
-    double *g, *rms;
-} together;
-
-static bool together_begin(together *t, int ntasks, const mtbal_calibration *results)
-{
-    size_t n = (size_t)ntasks;
-    t->tasks = mtbal_malloc(n * sizeof *t->tasks);
-    t->g = mtbal_malloc(2 * n * sizeof *t->g);
-    t->rms = t->g ? t->g + n : NULL;
-    for (int i = 0; t->tasks && t->g && i < ntasks; i++) {
-        t->tasks[i] = results[i].task;
-        t->g[i] = 1;
-    }
-    return t->tasks && t->g;
-}
-
-static void together_end(together *t)
-{
-    mtbal_free(t->tasks);
-    mtbal_free(t->g);
 }
 
 mtbal_status mtbal_calibrate_heads(const mtbal_calibrate_options *options, int ntasks,
@@ -208,8 +215,7 @@ mtbal_status mtbal_calibrate_heads(const mtbal_calibrate_options *options, int n
     mtbal_calibration whole = blank("the heads");
     mtbal_status status = MTBAL_NOMEM;
     if (together_begin(&t, ntasks, results))
-        status =
-            train_all(options, ntasks, t.tasks, t.g, true, &whole, t.rms, on_epoch, context, diag);
+        status = train_all(options, ntasks, &t, true, &whole, on_epoch, context, diag);
     else
         mtbal_no_memory(diag);
     for (int i = 0; i < ntasks && status == MTBAL_OK; i++) {
@@ -233,12 +239,13 @@ mtbal_status mtbal_calibrate_joint(const mtbal_calibrate_options *options, int n
     if (together_begin(&t, ntasks, results)) {
         for (int i = 0; i < ntasks; i++)
             t.g[i] = results[i].g;
-        status =
-            train_all(options, ntasks, t.tasks, t.g, false, &whole, t.rms, on_epoch, context, diag);
+        status = train_all(options, ntasks, &t, false, &whole, on_epoch, context, diag);
     } else
         mtbal_no_memory(diag);
-    for (int i = 0; i < ntasks && status == MTBAL_OK; i++)
+    for (int i = 0; i < ntasks && status == MTBAL_OK; i++) {
         results[i].rms_joint = t.rms[i];
+        results[i].joint_score = t.scores[i];
+    }
     together_end(&t);
     return status;
 }

@@ -22,7 +22,12 @@ typedef struct mtbal_calibrate_options {
     /* Told of each training at its end, while it holds its states: task 0.., or -1 for one of all
      * tasks together. May be NULL. */
     mtbal_status (*on_trained)(void *context, mtbal_session *session, int task, mtbal_diag *diag);
-    void *context; /* of on_trained */
+    /* Told of each step; step and epoch count through the training. May be NULL. With it a joint
+     * training measures norms and cosines too. */
+    mtbal_status (*on_step)(void *context, int task, const mtbal_record *record, mtbal_diag *diag);
+    void *context; /* of on_trained and on_step */
+    int nmetrics;
+    const struct mtbal_metric *metrics; /* trace.h: what `score` is, of the tasks that have one */
 } mtbal_calibrate_options;
 void mtbal_calibrate_default(mtbal_calibrate_options *options);
 
@@ -41,6 +46,8 @@ typedef struct mtbal_calibration {
     double snr;         /* |mean gradient|^2 / mean |mini-batch gradient|^2: mtbal_probe_snr */
     double start_loss, first_loss, loss; /* of the first step; means of the first, last epoch */
     double best_valid;                   /* NAN without validation data */
+    double score, joint_score; /* metric, or loss, where this training and the joint one ended: on
+                                  validation data, else on the training data */
     int64_t epochs, steps, batches;      /* batches: in an epoch */
     bool converged;
     bool floored; /* rms_end lies below the floor: the task interpolates its data */
@@ -53,6 +60,8 @@ typedef struct mtbal_calibrate_progress {
     int64_t epoch, max_epochs;
     double loss, grad_norm, best;
     int64_t stale; /* epochs since the last improvement */
+    int64_t step;
+    bool converged;
 } mtbal_calibrate_progress;
 typedef void mtbal_on_epoch(void *context, const mtbal_calibrate_progress *progress);
 
@@ -70,7 +79,7 @@ mtbal_status mtbal_calibrate_task(const mtbal_calibrate_options *options, int nt
 mtbal_status mtbal_calibrate_heads(const mtbal_calibrate_options *options, int ntasks,
                                    mtbal_calibration *results, mtbal_on_epoch *on_epoch,
                                    void *context, mtbal_diag *diag);
-/* One joint training with weights from the results' g: fills rms_joint. */
+/* One joint training with weights from the results' g: fills rms_joint and joint_score. */
 mtbal_status mtbal_calibrate_joint(const mtbal_calibrate_options *options, int ntasks,
                                    mtbal_calibration *results, mtbal_on_epoch *on_epoch,
                                    void *context, mtbal_diag *diag);

@@ -1,6 +1,8 @@
 /* train/fit.c: one training until the smoothed loss no longer improves. */
 #include "train/fit.h"
 
+#include "train/trace.h"
+
 #include <math.h>
 
 /* What is watched: the weighted total of a record's or a program's losses. */
@@ -38,37 +40,71 @@ static mtbal_status on_step(void *context, const mtbal_record *record, mtbal_dia
     if (f->task >= 0)
         f->window[f->steps % f->options->window] = f->norm * f->norm;
     f->sum += f->norm * f->norm;
+    mtbal_record step = *record; /* it counts from the start of the epoch */
+    step.step = f->steps;
+    step.epoch = f->epoch;
     f->epoch_loss += loss;
     f->epoch_steps++;
     f->steps++;
-    return MTBAL_OK;
+    const mtbal_calibrate_options *o = f->options;
+    return o->on_step ? o->on_step(o->context, f->task, &step, diag) : MTBAL_OK;
 }
 
-/* Mean of what is watched on the validation data, without changing a state. */
-static mtbal_status validate(mtbal_fit *f, double *loss, mtbal_diag *diag)
+/* Means of all losses over the data's whole batches, into losses [ntasks], without changing a
+ * state. With sums [nmetrics] each metric is added up too. */
+static mtbal_status evaluate(const mtbal_fit *f, const mtbal_data *data, double *losses,
+                             mtbal_metric_sum *sums, mtbal_diag *diag)
 {
-    const mtbal_data *data = f->valid;
+    const mtbal_calibrate_options *o = f->options;
     mtbal_session *s = f->session;
     mtbal_bind *binds = mtbal_arena_array(s->arena, (size_t)s->nfeeds + 1, sizeof *binds);
     int64_t *order = mtbal_arena_array(s->arena, (size_t)data->batch, sizeof *order);
-    double *losses = mtbal_arena_array(s->arena, (size_t)s->ntasks + 1, sizeof *losses), sum = 0;
-    int64_t samples = 0;
-    if (!binds || !order || !losses)
+    int64_t batches = data->samples / data->batch;
+    if (!binds || !order)
         return mtbal_no_memory(diag);
-    for (int64_t first = 0; first + data->batch <= data->samples; first += data->batch) {
-        mtbal_program *program; /* the mean over whole batches is enough */
+    for (int i = 0; i < s->ntasks; i++)
+        losses[i] = 0;
+    for (int64_t b = 0; b < batches; b++) {
+        mtbal_program *program;
         mtbal_data_binds(s, data, data->batch, binds);
         MTBAL_TRY(mtbal_session_program(s, s->nfeeds, binds, MTBAL_EVALUATE, &program, diag));
         for (int64_t i = 0; i < data->batch; i++)
-            order[i] = first + i;
+            order[i] = b * data->batch + i;
         mtbal_data_load(s, data, order, data->batch, program);
-        mtbal_instance_run(program->instance, f->options->seed);
+        mtbal_instance_run(program->instance, o->seed);
         for (int i = 0; i < s->ntasks; i++)
-            losses[i] = mtbal_program_scalar(program, s->losses[i]);
-        sum += (double)data->batch * watched_loss(f, losses);
-        samples += data->batch;
+            losses[i] += mtbal_program_scalar(program, s->losses[i]) / (double)batches;
+        for (int m = 0; sums && m < o->nmetrics; m++)
+            MTBAL_TRY(mtbal_metric_add(&o->metrics[m], program, data, order, data->batch, &sums[m],
+                                       diag));
     }
-    *loss = sum / (double)samples;
+    return MTBAL_OK;
+}
+
+/* What is watched, on the validation data. */
+static mtbal_status validate(mtbal_fit *f, double *loss, mtbal_diag *diag)
+{
+    double *losses =
+        mtbal_arena_array(f->session->arena, (size_t)f->session->ntasks + 1, sizeof *losses);
+    if (!losses)
+        return mtbal_no_memory(diag);
+    MTBAL_TRY(evaluate(f, f->valid, losses, NULL, diag));
+    *loss = watched_loss(f, losses);
+    return MTBAL_OK;
+}
+
+mtbal_status mtbal_fit_judge(mtbal_fit *f, double *scores, mtbal_diag *diag)
+{
+    const mtbal_calibrate_options *o = f->options;
+    mtbal_metric_sum *sums =
+        mtbal_arena_array(f->session->arena, (size_t)o->nmetrics + 1, sizeof *sums);
+    if (!sums)
+        return mtbal_no_memory(diag);
+    MTBAL_TRY(evaluate(f, f->valid ? f->valid : f->data, scores, sums, diag));
+    for (int i = 0; i < f->ntasks; i++) {
+        const mtbal_metric *m = mtbal_metric_of(o, f->session->tasks[i]);
+        scores[i] = m ? mtbal_metric_value(m, &sums[m - o->metrics]) : scores[i];
+    }
     return MTBAL_OK;
 }
 
@@ -101,12 +137,13 @@ static void watch(plateau *p, double loss, double min_delta)
     p->best = fmin(p->best, p->smooth);
 }
 
-static mtbal_status one_epoch(mtbal_fit *f, int64_t epoch, plateau *p, mtbal_diag *diag)
+static mtbal_status one_epoch(mtbal_fit *f, plateau *p, mtbal_diag *diag)
 {
+    int64_t epoch = f->epoch;
     const mtbal_calibrate_options *o = f->options;
     mtbal_calibration *r = f->result;
     mtbal_loop_options loop = {.epochs = 1,
-                               .norm_every = f->task >= 0,
+                               .norm_every = f->task >= 0 || o->on_step,
                                .shuffle = true,
                                .seed = o->seed + (uint64_t)epoch,
                                .before = f->steps};
@@ -124,8 +161,11 @@ static mtbal_status one_epoch(mtbal_fit *f, int64_t epoch, plateau *p, mtbal_dia
     r->loss = loss;
     r->epochs = epoch + 1;
     watch(p, watched, o->min_delta);
-    mtbal_calibrate_progress progress = {f->task, f->ntasks, f->name, epoch + 1, o->max_epochs,
-                                         loss,    f->norm,   p->best, p->stale};
+    int64_t least = (o->window + r->batches - 1) / r->batches; /* epochs that fill the window */
+    r->converged = p->stale >= o->patience && epoch + 1 >= least;
+    mtbal_calibrate_progress progress = {
+        f->task, f->ntasks, f->name,  epoch + 1, o->max_epochs, loss,
+        f->norm, p->best,   p->stale, f->steps,  r->converged};
     if (f->on_epoch)
         f->on_epoch(f->context, &progress);
     return MTBAL_OK;
@@ -136,11 +176,9 @@ mtbal_status mtbal_fit_run(mtbal_fit *f, mtbal_diag *diag)
     const mtbal_calibrate_options *o = f->options;
     mtbal_calibration *r = f->result;
     plateau p = {NAN, INFINITY, 0};
-    int64_t least = (o->window + r->batches - 1) / r->batches; /* epochs that fill the window */
     bool stop = false;
-    for (int64_t epoch = 0; epoch < o->max_epochs && !stop; epoch++) {
-        MTBAL_TRY(one_epoch(f, epoch, &p, diag));
-        r->converged = p.stale >= o->patience && epoch + 1 >= least;
+    for (; f->epoch < o->max_epochs && !stop; f->epoch++) {
+        MTBAL_TRY(one_epoch(f, &p, diag));
         stop = r->converged && !o->cosine;
     }
     r->steps = f->steps;

@@ -22,7 +22,7 @@ typedef struct mtbal_fit {
     double sum;     /* of the squared norms */
     double norm;    /* the last one */
     double epoch_loss;
-    int64_t steps, epoch_steps;
+    int64_t steps, epoch, epoch_steps;
 } mtbal_fit;
 
 /* Opens the session (with these options) and the data, and checks that they can be trained on.
@@ -32,6 +32,9 @@ void mtbal_fit_close(mtbal_fit *fit);
 /* Trains. Fills rms_run, rms_end, the losses, epochs, steps, converged of the result. MTBAL_CHECK
  * when it diverges. */
 mtbal_status mtbal_fit_run(mtbal_fit *fit, mtbal_diag *diag);
+/* Each task's metric, or mean loss where it has none, at the present states, into scores [ntasks]:
+ * on the validation data, else on the training data. */
+mtbal_status mtbal_fit_judge(mtbal_fit *fit, double *scores, mtbal_diag *diag);
 /* A probe of the fit's session: `window` batches of the training data. */
 mtbal_probe mtbal_fit_probe(const mtbal_fit *fit);
 
