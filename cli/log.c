@@ -21,9 +21,9 @@ mtbal_status cli_log_close(cli_log *log, mtbal_diag *diag)
     bool failed = ferror(log->to);
     failed = fclose(log->to) || failed;
     log->to = NULL;
-    return failed ? mtbal_fail(diag, MTBAL_IO, log->path, "is the disk full?",
-                               "could not be written")
-                  : MTBAL_OK;
+    return failed
+               ? mtbal_fail(diag, MTBAL_IO, log->path, "is the disk full?", "could not be written")
+               : MTBAL_OK;
 }
 
 /* The values of one task, or of all. */

@@ -80,64 +80,60 @@ typedef struct calibration {
     mtbal_session *session; /* knows the names; trains nothing */
     mtbal_arena *arena;
     mtbal_calibrate_options options;
-    int ntasks, finished, trainings; /* trainings: that there will be */
+    int ntasks, trainings; /* that there will be */
     mtbal_calibration *results;
     cli_log log;
     cli_progress progress;
     cli_progress_row *rows; /* [ntasks] */
-    double epochs;          /* of the present training, as a share of the most there can be */
-    int64_t step, epoch, epoch_steps;
+    double *done;           /* [ntasks + 1] shares of each training; the last: of joint ones */
     bool comparing, converged;
     mtbal_trace **alone, *together; /* NULL: nobody wants them */
-    cli_comparison comparison;
+    cli_outcome outcome;
     double started;
 } calibration;
 
 /* ------------------------------------------------------------------ while it trains */
 
-static void show_progress(calibration *c, int task)
+static void show_progress(calibration *c, int task, int64_t epoch)
 {
-    char what[256], which[64] = "";
+    char what[256];
+    double done = 0;
     if (!cli_progress_due(&c->progress))
         return;
-    if (task >= 0)
-        snprintf(which, sizeof which, " (%d of %d)", task + 1, c->ntasks);
-    double epoch = (double)c->epoch;
-    if (c->epoch_steps)
-        epoch = fmin((double)c->step / (double)c->epoch_steps, (double)a.max_epochs);
-    snprintf(what, sizeof what, "%s%s  epoch %lld of %s%lld",
-             task >= 0       ? c->session->tasks[task]
-             : c->comparing ? "all together"
-                            : "all tasks",
-             which, (long long)c->epoch + 1, a.cosine ? "" : "at most ", (long long)a.max_epochs);
-    double done = (c->finished + epoch / (double)a.max_epochs) / c->trainings;
+    for (int i = 0; i <= c->ntasks; i++)
+        done += c->done[i] / c->trainings;
+    snprintf(what, sizeof what, "%s  epoch %lld of %s%lld",
+             task >= 0 ? c->session->tasks[task] : "all together", (long long)epoch + 1,
+             a.cosine ? "" : "at most ", (long long)a.max_epochs);
     cli_progress_draw(&c->progress, what, fmin(done, 1), c->ntasks, c->rows);
 }
 
 static mtbal_status on_step(void *context, int task, const mtbal_record *record, mtbal_diag *diag)
 {
     calibration *c = context;
+    double *done = &c->done[task < 0 ? c->ntasks : task];
     (void)diag;
     cli_log_step(&c->log, task, record);
     if (task >= 0 && c->alone)
         mtbal_trace_step(c->alone[task], task, record);
     if (c->comparing)
         mtbal_trace_step(c->together, 0, record);
-    c->step = record->step;
-    c->epoch = record->epoch;
     for (int i = 0; i < c->ntasks; i++)
         if (task < 0 || i == task)
             c->rows[i] = (cli_progress_row){c->session->tasks[i], record->loss[i],
                                             record->grad_norm[i], record->weight[i]};
-    show_progress(c, task);
+    *done = floor(*done) +
+            fmin(0.999, (double)(record->step + 1) / (double)(record->steps_total * a.max_epochs));
+    show_progress(c, task, record->epoch);
     return MTBAL_OK;
 }
 
 static mtbal_status on_trained(void *context, mtbal_session *session, int task, mtbal_diag *diag)
 {
     calibration *c = context;
-    (void)session, (void)task, (void)diag;
-    c->finished++;
+    double *done = &c->done[task < 0 ? c->ntasks : task];
+    (void)session, (void)diag;
+    *done = floor(*done) + 1;
     c->converged = false;
     return MTBAL_OK;
 }
@@ -157,7 +153,6 @@ static void log_converged(calibration *c, const mtbal_calibrate_progress *p)
 static void on_epoch(void *context, const mtbal_calibrate_progress *p)
 {
     calibration *c = context;
-    c->epoch_steps = p->step / p->epoch;
     log_converged(c, p);
     c->converged = p->converged;
     if (a.quiet || a.json || c->progress.live || p->epoch % 10)
@@ -169,105 +164,6 @@ static void on_epoch(void *context, const mtbal_calibrate_progress *p)
     if (p->task >= 0)
         fprintf(stderr, "  gradient norm %.4g", p->grad_norm);
     fprintf(stderr, "  best %.5g, %lld epochs ago\n", p->best, (long long)p->stale);
-}
-
-/* ------------------------------------------------------------------ what came out */
-
-/* A mean gradient below this share of the mini-batch gradient cannot be told from sampling noise.
- */
-#define SIGNAL 0.05
-
-/* Weights that average 1. */
-static double weight_of(const calibration *c, int task)
-{
-    double inverse = 0;
-    for (int i = 0; i < c->ntasks; i++)
-        inverse += 1 / c->results[i].g / c->ntasks;
-    return 1 / c->results[task].g / inverse;
-}
-
-static void calibration_table(const calibration *c, cli_table *table)
-{
-    static const char *const heads[] = {"task",       "G",    "at the end", "over the run", "SNR",
-                                        "first loss", "loss", "epochs",     "note"};
-    cli_table_init(table, c->arena, 9, heads);
-    for (int i = 0; i < c->ntasks; i++) {
-        const mtbal_calibration *r = &c->results[i];
-        const bool alone = !isnan(r->rms_end);
-        cli_cell(table, "%s", r->task);
-        cli_cell(table, "%.5g", r->g);
-        cli_number_cell(table, "%.4g", r->rms_end);
-        cli_number_cell(table, "%.4g", r->rms_run);
-        cli_number_cell(table, "%.3f", r->snr);
-        cli_number_cell(table, "%.5g", alone ? r->first_loss : NAN);
-        cli_number_cell(table, "%.5g", alone ? r->loss : NAN);
-        cli_cell(table, "%lld", (long long)r->epochs);
-        cli_cell(table, "weight %.4g%s%s%s", weight_of(c, i),
-                 !r->floored                  ? ""
-                 : strcmp(a.measure, "floor") ? "; learns its data by heart"
-                                              : "; floor used, the task learns its data by heart",
-                 r->snr > SIGNAL ? "; mean gradient above its noise: lower lr, or --cosine" : "",
-                 r->converged ? "" : "; not converged");
-    }
-}
-
-static void print_tables(const calibration *c)
-{
-    cli_table table;
-    calibration_table(c, &table);
-    cli_table_print(stdout, &table);
-    if (!a.compare)
-        return;
-    printf("\n");
-    cli_compare_table(&table, c->arena, &c->comparison);
-    cli_table_print(stdout, &table);
-    printf("\n  %s\n", cli_compare_verdict(&c->comparison, c->arena));
-    if (c->ntasks < 2)
-        return;
-    printf("\n");
-    cli_pair_table(&table, c->arena, c->together, c->session->tasks);
-    cli_table_print(stdout, &table);
-    printf("\n");
-    cli_pull_table(&table, c->arena, c->together, c->session->tasks);
-    cli_table_print(stdout, &table);
-}
-
-static void print_json(const calibration *c)
-{
-    const mtbal_calibration *results = c->results;
-    const int count = c->ntasks;
-    cli_json json = {.to = stdout};
-    json_open(&json, NULL, '{');
-    json_text(&json, "measure", a.measure);
-    json_open(&json, "tasks", '[');
-    for (int i = 0; i < count; i++) {
-        const mtbal_calibration *r = &results[i];
-        json_open(&json, NULL, '{');
-        json_text(&json, "name", r->task);
-        json_number(&json, "g", r->g);
-        json_number(&json, "rms_end", r->rms_end);
-        json_number(&json, "rms_run", r->rms_run);
-        json_number(&json, "rms_start", r->rms_start);
-        json_number(&json, "rms_heldout", r->rms_heldout);
-        json_number(&json, "rms_heads", r->rms_heads);
-        json_number(&json, "rms_joint", r->rms_joint);
-        json_number(&json, "rel", r->rel);
-        json_number(&json, "snr", r->snr);
-        json_number(&json, "first_loss", r->first_loss);
-        json_number(&json, "loss", r->loss);
-        json_number(&json, "valid_loss", r->best_valid);
-        json_int(&json, "epochs", r->epochs);
-        json_int(&json, "steps", r->steps);
-        json_bool(&json, "converged", r->converged);
-        json_bool(&json, "floored", r->floored);
-        json_number(&json, "weight", weight_of(c, i));
-        json_close(&json, '}');
-    }
-    json_close(&json, ']');
-    if (a.compare)
-        cli_compare_json(&json, &c->comparison);
-    json_close(&json, '}');
-    printf("\n");
 }
 
 /* What makes a stored G doubtful, said plainly. */
@@ -289,6 +185,29 @@ static void warn(const mtbal_calibration *results, int count)
     }
 }
 
+/* ------------------------------------------------------------------ what came out */
+
+static void print_tables(const calibration *c)
+{
+    cli_table table;
+    cli_outcome_table(&table, c->arena, &c->outcome);
+    cli_table_print(stdout, &table);
+    if (!a.compare)
+        return;
+    printf("\n");
+    cli_outcome_compared(&table, c->arena, &c->outcome);
+    cli_table_print(stdout, &table);
+    printf("\n  %s\n", cli_outcome_gain(&c->outcome, c->arena));
+    if (c->ntasks < 2)
+        return;
+    printf("\n");
+    cli_pair_table(&table, c->arena, c->together, c->session->tasks);
+    cli_table_print(stdout, &table);
+    printf("\n");
+    cli_pull_table(&table, c->arena, c->together, c->session->tasks);
+    cli_table_print(stdout, &table);
+}
+
 static void log_results(calibration *c)
 {
     cli_json json;
@@ -300,43 +219,18 @@ static void log_results(calibration *c)
         json_number(&json, "rms_end", r->rms_end);
         json_number(&json, "rms_run", r->rms_run);
         json_number(&json, "snr", r->snr);
-        json_number(&json, "weight", weight_of(c, i));
+        json_number(&json, "weight", cli_outcome_weight(&c->outcome, i));
         json_bool(&json, "converged", r->converged);
         json_bool(&json, "floored", r->floored);
         cli_log_end(&c->log, &json);
     }
     if (a.compare && cli_log_event(&c->log, "compared", CLI_ALL_TASKS, &json)) {
-        json_number(&json, "delta_m", c->comparison.delta_m);
+        json_number(&json, "delta_m", c->outcome.delta_m);
         cli_log_end(&c->log, &json);
     }
 }
 
 /* ------------------------------------------------------------------ the page */
-
-static const char *verdict(const calibration *c)
-{
-    int low = 0, high = 0;
-    for (int i = 1; i < c->ntasks; i++) {
-        low = c->results[i].g < c->results[low].g ? i : low;
-        high = c->results[i].g > c->results[high].g ? i : high;
-    }
-    double ratio = c->results[high].g / c->results[low].g;
-    const char *text =
-        c->ntasks < 2 ? "One task: there is nothing to balance."
-        : ratio < 3
-            ? mtbal_arena_printf(c->arena,
-                                 "The tasks' gradients are alike, within a factor of %.2f: the "
-                                 "weights change little.",
-                                 ratio)
-            : mtbal_arena_printf(c->arena,
-                                 "With equal weights %s would pull %.3g times as hard as %s where "
-                                 "each is good; the weights undo that.",
-                                 c->session->tasks[high], ratio, c->session->tasks[low]);
-    if (a.compare && text)
-        text = mtbal_arena_printf(c->arena, "%s %s", text,
-                                  cli_compare_verdict(&c->comparison, c->arena));
-    return text ? text : "";
-}
 
 static void facts_table(const calibration *c, cli_table *table)
 {
@@ -371,18 +265,22 @@ static mtbal_status write_report(const calibration *c, mtbal_diag *diag)
     cli_page page;
     cli_table table;
     const char *title = mtbal_arena_printf(c->arena, "Calibration of %s", c->session->path);
-    MTBAL_TRY(cli_page_open(&page, title ? title : "", verdict(c), diag));
+    const char *verdict = cli_outcome_verdict(&c->outcome, c->arena);
+    if (a.compare)
+        verdict =
+            mtbal_arena_printf(c->arena, "%s %s", verdict, cli_outcome_gain(&c->outcome, c->arena));
+    MTBAL_TRY(cli_page_open(&page, title ? title : "", verdict ? verdict : "", diag));
     cli_page_heading(&page, "The balance point",
                      "G is the size of a task's mini-batch gradient where the task, trained "
                      "alone, has converged. Weights go by 1/G. SNR: how much of that gradient is "
                      "not noise.");
-    calibration_table(c, &table);
+    cli_outcome_table(&table, c->arena, &c->outcome);
     cli_page_table(&page, &table);
     if (a.compare) {
         cli_page_heading(&page, "Together against alone",
                          "Each score where its training ended; delta_m is the mean of the changes, "
                          "and lower is better.");
-        cli_compare_table(&table, c->arena, &c->comparison);
+        cli_outcome_compared(&table, c->arena, &c->outcome);
         cli_page_table(&page, &table);
     }
     if (strcmp(a.measure, "heads")) {
@@ -390,7 +288,8 @@ static mtbal_status write_report(const calibration *c, mtbal_diag *diag)
         cli_page_alone(&page, c->ntasks, c->alone, c->session->tasks);
     }
     if (a.compare)
-        cli_page_training(&page, c->arena, c->together, c->session->tasks);
+        cli_page_training(&page, c->arena, "All tasks together, step by step", c->together,
+                          c->session->tasks);
     cli_page_heading(&page, "Settings", NULL);
     facts_table(c, &table);
     cli_page_table(&page, &table);
@@ -440,10 +339,11 @@ static mtbal_status open_traces(calibration *c, mtbal_diag *diag)
 {
     size_t n = (size_t)c->ntasks + 1;
     c->rows = mtbal_arena_array(c->arena, n, sizeof *c->rows);
-    c->comparison.changes = mtbal_arena_array(c->arena, n, sizeof(double));
+    c->done = mtbal_arena_array(c->arena, n, sizeof *c->done);
+    c->outcome.changes = mtbal_arena_array(c->arena, n, sizeof(double));
     c->together = a.compare ? mtbal_trace_new(c->ntasks) : NULL;
     mtbal_trace **alone = a.report ? mtbal_arena_array(c->arena, n, sizeof *c->alone) : NULL;
-    if (!c->rows || !c->comparison.changes || (a.compare && !c->together) ||
+    if (!c->rows || !c->done || !c->outcome.changes || (a.compare && !c->together) ||
         (a.report && !alone))
         return mtbal_no_memory(diag);
     for (int i = 0; i < c->ntasks; i++)
@@ -475,13 +375,11 @@ static mtbal_status open_all(calibration *c, const char *model, mtbal_diag *diag
 
 static mtbal_status compare(calibration *c, mtbal_diag *diag)
 {
-    cli_comparison *k = &c->comparison;
     c->comparing = true;
     MTBAL_TRY(mtbal_calibrate_joint(&c->options, c->ntasks, c->results, on_epoch, c, diag));
     c->comparing = false;
-    k->options = &c->options, k->count = c->ntasks, k->results = c->results;
-    k->names = c->session->tasks, k->trace = c->together;
-    k->delta_m = mtbal_delta_m(&c->options, c->ntasks, c->results, k->changes);
+    c->outcome.together = c->together;
+    c->outcome.delta_m = mtbal_delta_m(&c->options, c->ntasks, c->results, c->outcome.changes);
     return MTBAL_OK;
 }
 
@@ -489,6 +387,10 @@ static mtbal_status train(calibration *c, mtbal_diag *diag)
 {
     int count;
     MTBAL_TRY(mtbal_calibrate(&c->options, c->arena, &c->results, &count, on_epoch, c, diag));
+    c->outcome.options = &c->options;
+    c->outcome.ntasks = c->ntasks;
+    c->outcome.names = c->session->tasks;
+    c->outcome.results = c->results;
     return a.compare ? compare(c, diag) : MTBAL_OK;
 }
 
@@ -507,7 +409,7 @@ static mtbal_status work(calibration *c, const char *model, mtbal_diag *diag)
         MTBAL_TRY(write_report(c, diag));
     warn(c->results, c->ntasks);
     if (a.json)
-        print_json(c);
+        cli_outcome_json(stdout, &c->outcome);
     else if (!a.quiet)
         print_tables(c);
     return MTBAL_OK;

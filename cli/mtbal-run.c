@@ -169,8 +169,8 @@ static void show_progress(run *r, const mtbal_record *record)
     }
     snprintf(what, sizeof what, "epoch %lld  step %lld of %lld", (long long)record->epoch + 1,
              (long long)record->step + 1, (long long)record->steps_total);
-    cli_progress_draw(&r->progress, what,
-                      (double)(record->step + 1) / (double)record->steps_total, n, rows);
+    cli_progress_draw(&r->progress, what, (double)(record->step + 1) / (double)record->steps_total,
+                      n, rows);
 }
 
 static mtbal_status on_step(void *context, const mtbal_record *record, mtbal_diag *diag)
@@ -323,15 +323,15 @@ static mtbal_status write_report(const run *r, mtbal_diag *diag)
     cli_table table;
     const char *const *names = r->session->tasks;
     const char *title = mtbal_arena_printf(r->arena, "Training of %s", r->session->path);
-    MTBAL_TRY(cli_page_open(&page, title ? title : "",
-                            cli_pull_verdict(r->trace, names, r->arena), diag));
+    MTBAL_TRY(cli_page_open(&page, title ? title : "", cli_pull_verdict(r->trace, names, r->arena),
+                            diag));
     cli_page_heading(&page, "Where it ended", "Means over the last epoch.");
     summary_table(r, &table);
     cli_page_table(&page, &table);
     readings_table(r, &table);
     if (a.metrics.count)
         cli_page_table(&page, &table);
-    cli_page_training(&page, r->arena, r->trace, names);
+    cli_page_training(&page, r->arena, "The training, step by step", r->trace, names);
     cli_page_heading(&page, "Settings", NULL);
     facts_table(r, &table);
     cli_page_table(&page, &table);

@@ -37,14 +37,16 @@ static const char style[] =
     "border-bottom:1px solid var(--line)}\n"
     "th{color:var(--soft);font-weight:500}\n"
     "tbody th{color:var(--ink);font-weight:600}\n"
+    ".scroll tbody th{position:sticky;left:0;background:var(--page)}\n"
     ".n{text-align:right}\n"
     ".w{white-space:normal;min-width:15em;overflow-wrap:anywhere}\n"
-    ".m td,.m thead th{text-align:center;padding:5px 9px;border:2px solid var(--page);"
+    ".m{font-size:13px}.m td,.m thead th{text-align:center;padding:5px "
+    "5px;min-width:44px;border:2px solid var(--page);"
     "border-radius:6px}\n"
-    ".m tbody th{border:0;font-weight:500;max-width:13em;overflow:hidden;text-overflow:ellipsis}\n"
+    ".m tbody th{border:0;font-weight:500;max-width:9.5em;overflow:hidden;text-overflow:ellipsis}\n"
     ".pos{background:rgb(var(--pos)/var(--a))}.neg{background:rgb(var(--neg)/var(--a))}\n"
     ".self{color:var(--soft)}\n"
-    "figure{margin:0;min-width:0}\n"
+    "figure{margin:0;min-width:0}.wide{grid-column:1/-1}\n"
     "figcaption{font-size:14px;font-weight:600;margin:0 0 2px}\n"
     "svg{display:block;width:100%;height:auto;overflow:visible;touch-action:pan-y}\n"
     "svg text{font-size:11px;fill:var(--soft);font-variant-numeric:tabular-nums}\n"
@@ -63,6 +65,7 @@ static const char style[] =
     "#tip{position:fixed;display:none;pointer-events:none;background:var(--ink);color:var(--page);"
     "padding:5px 9px;border-radius:6px;font-size:12.5px;line-height:1.4;white-space:pre;z-index:1;"
     "font-variant-numeric:tabular-nums}\n"
+    "@media(max-width:600px){.many .w{white-space:nowrap}}\n"
     "@media print{body{max-width:none}figure{break-inside:avoid}}\n";
 
 /* Values under the pointer. Without it the page reads as well. */
@@ -145,18 +148,16 @@ void cli_page_text(FILE *to, const char *text)
 
 /* ------------------------------------------------------------------ the page */
 
-mtbal_status cli_page_open(cli_page *page, const char *title, const char *verdict,
-                           mtbal_diag *diag)
+mtbal_status cli_page_open(cli_page *page, const char *title, const char *verdict, mtbal_diag *diag)
 {
     *page = (cli_page){0};
     page->to = open_memstream(&page->text, &page->size);
     if (!page->to)
         return mtbal_no_memory(diag);
-    fprintf(page->to,
-            "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"/>\n"
-            "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\"/>\n"
-            "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; "
-            "style-src 'unsafe-inline'; script-src 'unsafe-inline'\"/>\n<title>");
+    fprintf(page->to, "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"/>\n"
+                      "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\"/>\n"
+                      "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; "
+                      "style-src 'unsafe-inline'; script-src 'unsafe-inline'\"/>\n<title>");
     cli_page_text(page->to, title);
     fprintf(page->to, "</title>\n<style>%s</style></head>\n<body><h1>", style);
     cli_page_text(page->to, title);
@@ -211,7 +212,8 @@ void cli_page_table(cli_page *page, const cli_table *table)
     bool number[CLI_MAX_COLUMNS];
     int rows = table->nrows / table->ncolumns;
     cli_table_numbers(table, number);
-    fprintf(page->to, "<div class=\"scroll\"><table><thead>");
+    fprintf(page->to, "<div class=\"scroll\"><table%s><thead>",
+            table->ncolumns > 2 ? " class=\"many\"" : "");
     row(page->to, table, table->cells, number, "th", "th");
     fprintf(page->to, "</thead><tbody>\n");
     for (int r = 1; r < rows; r++)

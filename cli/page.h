@@ -59,29 +59,33 @@ void cli_pair_table(cli_table *table, mtbal_arena *arena, const mtbal_trace *tra
 const char *cli_pull_verdict(const mtbal_trace *trace, const char *const *names,
                              mtbal_arena *arena);
 /* Charts of a training of all tasks, its cosines as coloured tables, and the pull. */
-void cli_page_training(cli_page *page, mtbal_arena *arena, const mtbal_trace *trace,
-                       const char *const *names);
+void cli_page_training(cli_page *page, mtbal_arena *arena, const char *heading,
+                       const mtbal_trace *trace, const char *const *names);
 /* Charts of trainings of one task each, traces [ntasks]. */
 void cli_page_alone(cli_page *page, int ntasks, mtbal_trace *const *traces,
                     const char *const *names);
 /* "what", "value": the model's rows; the command adds its own. */
 void cli_facts_table(cli_table *table, mtbal_arena *arena, const char *model);
 
-/* ------------------------------------------------------------------ compare.c: all tasks together
- * against each alone */
+/* ------------------------------------------------------------------ outcome.c: what came out of a
+ * calibration */
 
-typedef struct cli_comparison {
+typedef struct cli_outcome {
     const mtbal_calibrate_options *options;
-    int count;
-    const mtbal_calibration *results;
+    int ntasks;
     const char *const *names;
-    double *changes; /* [count] in percent, positive is worse */
+    const mtbal_calibration *results; /* [ntasks] */
+    const mtbal_trace *together;      /* the joint training; NULL: nothing was compared */
+    double *changes;                  /* [ntasks] against the task alone; positive is worse, in % */
     double delta_m;
-    const mtbal_trace *trace; /* of the joint training */
-} cli_comparison;
-void cli_compare_table(cli_table *table, mtbal_arena *arena, const cli_comparison *comparison);
-void cli_compare_json(cli_json *json, const cli_comparison *comparison);
-/* "Together the tasks are ...", in `arena`. */
-const char *cli_compare_verdict(const cli_comparison *comparison, mtbal_arena *arena);
+} cli_outcome;
+double cli_outcome_weight(const cli_outcome *outcome, int task); /* they average 1 */
+void cli_outcome_table(cli_table *table, mtbal_arena *arena, const cli_outcome *outcome);
+void cli_outcome_compared(cli_table *table, mtbal_arena *arena, const cli_outcome *outcome);
+void cli_outcome_json(FILE *to, const cli_outcome *outcome);
+/* One line: what the weights undo. In `arena`. */
+const char *cli_outcome_verdict(const cli_outcome *outcome, mtbal_arena *arena);
+/* One line: who gains in company. */
+const char *cli_outcome_gain(const cli_outcome *outcome, mtbal_arena *arena);
 
 #endif

@@ -15,35 +15,31 @@ static double percent(const mtbal_trace *t, mtbal_channel channel, int i, double
     return 100 * mtbal_trace_mean(t, mtbal_trace_at(t, channel, i), from, to);
 }
 
-/* "steps 0-310, 620-639": where the task pulls hardest in most steps; the first few spans. */
+/* "steps 0-310, 608-639": where the task pulls hardest in most steps, by twentieths of the run. */
 static const char *when(const mtbal_trace *t, int task, mtbal_arena *arena)
 {
-    enum { SPANS = 3 };
-    int at = mtbal_trace_at(t, MTBAL_TRACE_LEADS, task), spans = 0;
+    enum { PARTS = 20 };
     const char *text = "";
-    for (int p = 0, first = -1; p <= t->npoints && text; p++) {
-        const mtbal_point *point = &t->points[p * t->nchannels + at];
-        bool leads = p < t->npoints && point->count && 2 * point->sum > (double)point->count;
+    for (int k = 0, first = -1; k <= PARTS && text; k++) {
+        bool leads = k < PARTS && percent(t, MTBAL_TRACE_LEADS, task, (double)k / PARTS,
+                                          (double)(k + 1) / PARTS) > 50;
         if (leads && first < 0)
-            first = p;
-        if (leads || first < 0 || (p < t->npoints && !point->count))
+            first = k;
+        if (leads || first < 0)
             continue;
-        int64_t end = p * t->stride < t->steps ? p * t->stride : t->steps;
-        if (spans++ < SPANS)
-            text = mtbal_arena_printf(arena, "%s%s%lld-%lld", text, spans > 1 ? ", " : "steps ",
-                                      (long long)(first * t->stride), (long long)end - 1);
+        text = mtbal_arena_printf(arena, "%s%s%lld-%lld", text, *text ? ", " : "steps ",
+                                  (long long)(first * t->steps / PARTS),
+                                  (long long)(k * t->steps / PARTS) - 1);
         first = -1;
     }
-    if (text && spans > SPANS)
-        text = mtbal_arena_printf(arena, "%s and %d more", text, spans - SPANS);
     return !text ? "" : *text ? text : "never";
 }
 
 void cli_pull_table(cli_table *table, mtbal_arena *arena, const mtbal_trace *t,
                     const char *const *names)
 {
-    static const char *const heads[] = {"task", "share of pull", "first tenth", "last tenth",
-                                        "leads in", "leads"};
+    static const char *const heads[] = {"task",       "share of pull", "first tenth",
+                                        "last tenth", "leads in",      "leads"};
     cli_table_init(table, arena, 6, heads);
     for (int i = 0; i < t->ntasks; i++) {
         cli_cell(table, "%s", names[i]);
@@ -58,8 +54,8 @@ void cli_pull_table(cli_table *table, mtbal_arena *arena, const mtbal_trace *t,
 void cli_pair_table(cli_table *table, mtbal_arena *arena, const mtbal_trace *t,
                     const char *const *names)
 {
-    static const char *const heads[] = {"pair",     "",    "cosine", "first tenth", "last tenth",
-                                        "negative", "they"};
+    static const char *const heads[] = {"pair",       "",         "cosine", "first tenth",
+                                        "last tenth", "negative", "they"};
     static const char *const words[] = {[MTBAL_NEUTRAL] = "neither share nor fight",
                                         [MTBAL_SHARE] = "share",
                                         [MTBAL_FIGHT] = "fight"};
@@ -115,21 +111,19 @@ static void extremes(const mtbal_trace *t, int *most, int *least)
 
 const char *cli_pull_verdict(const mtbal_trace *t, const char *const *names, mtbal_arena *arena)
 {
-    int most = 0, least = 0, a = 0, b = 0;
-    double ratio =
-        mtbal_trace_mean(t, mtbal_trace_at(t, MTBAL_TRACE_RATIO, 0), MTBAL_TRACE_END);
+    int most = -1, least = 0, a = 0, b = 0;
     const char *text, *fight = "";
     if (t->ntasks < 2)
         return "One task: there is nothing to balance.";
-    if (isnan(ratio))
-        return "No gradient norms were measured, so that nobody knows who pulls how hard.";
-    ratio = pow(10, ratio);
     extremes(t, &most, &least);
+    if (most < 0)
+        return "No gradient norms were measured, so that nobody knows who pulls how hard.";
+    double ratio = percent(t, MTBAL_TRACE_SHARE, most, MTBAL_TRACE_END) /
+                   percent(t, MTBAL_TRACE_SHARE, least, MTBAL_TRACE_END);
     if (worst_pair(t, &a, &b))
         fight = mtbal_arena_printf(
             arena, " %s and %s pull against each other in %.0f %% of the steps.", names[a],
-            names[b],
-            percent(t, MTBAL_TRACE_NEGATIVE, mtbal_trace_pair(t, a, b), MTBAL_TRACE_RUN));
+            names[b], percent(t, MTBAL_TRACE_NEGATIVE, mtbal_trace_pair(t, a, b), MTBAL_TRACE_RUN));
     if (ratio <= 3)
         text = mtbal_arena_printf(arena,
                                   "Balanced: in the end the tasks pull alike, the strongest %.2f "
@@ -137,8 +131,8 @@ const char *cli_pull_verdict(const mtbal_trace *t, const char *const *names, mtb
                                   ratio, fight ? fight : "");
     else
         text = mtbal_arena_printf(arena, "%s %s: in the end it pulls %.*f times as hard as %s.%s",
-                                  names[most], ratio > 10 ? "dominates" : "leads",
-                                  ratio < 100 ? 1 : 0, ratio, names[least], fight ? fight : "");
+                                  names[most], ratio > 10 ? "dominates" : "leads", ratio < 10,
+                                  ratio, names[least], fight ? fight : "");
     return text ? text : "";
 }
 
@@ -161,9 +155,8 @@ static const svg_chart loss_chart = {.title = "Loss", .scale = SVG_LOG, .band = 
 static const svg_chart norm_chart = {.title = "Gradient norm", .scale = SVG_LOG, .band = true};
 static const svg_chart weight_chart = {.title = "Weight", .scale = SVG_LOG};
 static const svg_chart share_chart = {.title = "Share of the pull", .scale = SVG_PERCENT};
-static const svg_chart ratio_chart = {.title = "Domination: strongest over weakest pull",
-                                      .scale = SVG_EXPONENT,
-                                      .band = true};
+static const svg_chart ratio_chart = {
+    .title = "Domination: strongest over weakest pull", .scale = SVG_EXPONENT, .band = true};
 static const svg_chart cosine_chart = {.title = "Cosine of the gradients", .scale = SVG_LINEAR};
 
 static void pair_chart(cli_page *page, mtbal_arena *arena, const mtbal_trace *t,
@@ -188,17 +181,21 @@ static void cosine_row(FILE *to, const mtbal_trace *t, int i, mtbal_channel chan
 {
     bool share = channel == MTBAL_TRACE_NEGATIVE;
     for (int j = 0; j < t->ntasks; j++) {
-        double x = i == j ? NAN
-                          : mtbal_trace_mean(
-                                t, mtbal_trace_at(t, channel, mtbal_trace_pair(t, i, j)), from, to_);
+        double x = i == j
+                       ? NAN
+                       : mtbal_trace_mean(t, mtbal_trace_at(t, channel, mtbal_trace_pair(t, i, j)),
+                                          from, to_);
         double tone = share ? 1 - 2 * x : x; /* 1: friends, -1: foes */
         if (isnan(x))
             fprintf(to, "<td class=\"self\">%s</td>", i == j ? "&#183;" : "-");
         else
-            fprintf(to, share ? "<td class=\"%s\" style=\"--a:%.2f\">%.0f&#8239;%%</td>"
-                              : "<td class=\"%s\" style=\"--a:%.2f\">%+.2f</td>",
+            fprintf(to,
+                    share ? "<td class=\"%s\" style=\"--a:%.2f\">%.0f&#8239;%%</td>"
+                          : "<td class=\"%s\" style=\"--a:%.2f\">%+.2f</td>",
                     tone < 0 ? "neg" : "pos", 0.7 * pow(fmin(1, fabs(tone)), 0.7),
-                    share ? 100 * x : x);
+                    share             ? 100 * x
+                    : fabs(x) < 0.005 ? 0.0
+                                      : x); /* no -0.00 */
     }
 }
 
@@ -207,8 +204,9 @@ static void matrix(cli_page *page, const mtbal_trace *t, const char *const *name
                    const char *caption, mtbal_channel channel, double from, double to_)
 {
     FILE *to = page->to;
-    fprintf(to, "<figure><figcaption>%s</figcaption>\n<div class=\"scroll\"><table class=\"m\">",
+    fprintf(to, "<figure%s><figcaption>%s</figcaption>\n", t->ntasks > 5 ? " class=\"wide\"" : "",
             caption);
+    fprintf(to, "<div class=\"scroll\"><table class=\"m\">");
     fprintf(to, "<thead><tr><th></th>");
     for (int i = 0; i < t->ntasks; i++)
         fprintf(to, "<th>%d</th>", i + 1);
@@ -223,8 +221,7 @@ static void matrix(cli_page *page, const mtbal_trace *t, const char *const *name
     fprintf(to, "</tbody></table></div></figure>\n");
 }
 
-static void cosines(cli_page *page, mtbal_arena *arena, const mtbal_trace *t,
-                    const char *const *names)
+static void cosines(cli_page *page, const mtbal_trace *t, const char *const *names)
 {
     int first = mtbal_trace_at(t, MTBAL_TRACE_COSINE, 0);
     if (t->ntasks < 2 || isnan(mtbal_trace_mean(t, first, MTBAL_TRACE_RUN)))
@@ -237,12 +234,11 @@ static void cosines(cli_page *page, mtbal_arena *arena, const mtbal_trace *t,
     matrix(page, t, names, "Mean cosine over the run", MTBAL_TRACE_COSINE, MTBAL_TRACE_RUN);
     matrix(page, t, names, "Mean cosine in the last tenth", MTBAL_TRACE_COSINE, MTBAL_TRACE_END);
     matrix(page, t, names, "Steps with a negative cosine", MTBAL_TRACE_NEGATIVE, MTBAL_TRACE_RUN);
-    pair_chart(page, arena, t, names);
     fprintf(page->to, "</div>\n");
 }
 
-void cli_page_training(cli_page *page, mtbal_arena *arena, const mtbal_trace *t,
-                       const char *const *names)
+void cli_page_training(cli_page *page, mtbal_arena *arena, const char *heading,
+                       const mtbal_trace *t, const char *const *names)
 {
     int n = t->ntasks;
     char note[256];
@@ -250,7 +246,7 @@ void cli_page_training(cli_page *page, mtbal_arena *arena, const mtbal_trace *t,
              "A point is the mean of %lld %s, the shade reaches from the lowest to the highest "
              "value. The pull of a task is its weight times its gradient norm.",
              (long long)t->stride, t->stride == 1 ? "step" : "steps");
-    cli_page_heading(page, "The training, step by step", note);
+    cli_page_heading(page, heading, note);
     fprintf(page->to, "<div class=\"grid\">\n");
     chart(page, &loss_chart, t, MTBAL_TRACE_LOSS, n, names);
     chart(page, &norm_chart, t, MTBAL_TRACE_NORM, n, names);
@@ -258,16 +254,17 @@ void cli_page_training(cli_page *page, mtbal_arena *arena, const mtbal_trace *t,
     if (n > 1) {
         chart(page, &share_chart, t, MTBAL_TRACE_SHARE, n, names);
         chart(page, &ratio_chart, t, MTBAL_TRACE_RATIO, 1, (const char *const[]){"ratio"});
+        pair_chart(page, arena, t, names);
     }
     fprintf(page->to, "</div>\n");
-    if (n > 1 && !isnan(mtbal_trace_mean(t, mtbal_trace_at(t, MTBAL_TRACE_RATIO, 0),
-                                         MTBAL_TRACE_RUN))) {
+    if (n > 1 &&
+        !isnan(mtbal_trace_mean(t, mtbal_trace_at(t, MTBAL_TRACE_RATIO, 0), MTBAL_TRACE_RUN))) {
         cli_table table;
         cli_page_heading(page, "Who pulls, and when", NULL);
         cli_pull_table(&table, arena, t, names);
         cli_page_table(page, &table);
     }
-    cosines(page, arena, t, names);
+    cosines(page, t, names);
 }
 
 void cli_page_alone(cli_page *page, int ntasks, mtbal_trace *const *traces,
@@ -282,8 +279,8 @@ void cli_page_alone(cli_page *page, int ntasks, mtbal_trace *const *traces,
     for (int k = 0; lines && k < 2; k++) {
         svg_chart it = *charts[k].chart;
         for (int i = 0; i < ntasks; i++)
-            lines[i] = (svg_line){names[i], i, traces[i],
-                                  mtbal_trace_at(traces[i], charts[k].channel, 0)};
+            lines[i] =
+                (svg_line){names[i], i, traces[i], mtbal_trace_at(traces[i], charts[k].channel, 0)};
         it.nlines = ntasks;
         it.lines = lines;
         svg_write(page->to, &it);

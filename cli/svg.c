@@ -103,7 +103,8 @@ static double y_at(const axis *a, double value)
 /* Where the middle of point p lies. */
 static double middle(const axis *a, const mtbal_trace *t, int p)
 {
-    double first = (double)(p * t->stride), last = fmin(first + (double)t->stride, (double)t->steps);
+    double first = (double)(p * t->stride),
+           last = fmin(first + (double)t->stride, (double)t->steps);
     return x_at(a, (first + last - 1) / 2);
 }
 
@@ -139,8 +140,10 @@ static void number(char text[32], double x)
 static void y_tick(FILE *to, const axis *a, double at, const char *text)
 {
     double y = y_at(a, at);
-    fprintf(to, "<path class=\"grid\" d=\"M%d %.1fH%d\"/><text x=\"%d\" y=\"%.1f\" class=\"y\">%s</text>",
-            LEFT, y, a->right, LEFT - 5, y + 3.5, text);
+    fprintf(
+        to,
+        "<path class=\"grid\" d=\"M%d %.1fH%d\"/><text x=\"%d\" y=\"%.1f\" class=\"y\">%s</text>",
+        LEFT, y, a->right, LEFT - 5, y + 3.5, text);
 }
 
 /* Powers of ten; 1, 2, 5 of each where there are few; within one, round numbers. */
@@ -283,8 +286,9 @@ static void write_labels(FILE *to, const axis *a, const svg_chart *chart)
     qsort(labels, (size_t)n, sizeof *labels, by_end);
     spread(labels, n);
     for (int i = 0; i < n; i++) {
-        fprintf(to, "<path d=\"M%.1f %.1fL%d %.1fh6\"", labels[i].x, labels[i].end, a->right + 8,
-                labels[i].y);
+        bool early = labels[i].x < a->right - 12; /* the line ends before the longest one does */
+        fprintf(to, "<path d=\"M%.1f %.1fL%d %.1fh6\"%s", labels[i].x, labels[i].end, a->right + 8,
+                labels[i].y, early ? " stroke-dasharray=\"1 3\"" : "");
         style(to, labels[i].line->color);
         fprintf(to, "/><text x=\"%d\" y=\"%.1f\" class=\"name\"><title>", a->right + 17,
                 labels[i].y + 3.5);
@@ -306,9 +310,9 @@ void svg_write(FILE *to, const svg_chart *whole)
     fprintf(to, "<figure><figcaption>%s</figcaption>\n<svg viewBox=\"0 0 %d %d\" role=\"img\" ",
             chart.title, WIDTH, HEIGHT);
     fprintf(to, "aria-label=\"%s over steps\" ", chart.title);
-    fprintf(to, "data-x=\"%d %d %lld\" data-y=\"%d %d %.9g %.9g\" data-scale=\"%s\">", LEFT, a.right,
-            (long long)a.steps, BOTTOM, TOP, a.low, a.high,
-            logarithmic                ? "log"
+    fprintf(to, "data-x=\"%d %d %lld\" data-y=\"%d %d %.9g %.9g\" data-scale=\"%s\">", LEFT,
+            a.right, (long long)a.steps, BOTTOM, TOP, a.low, a.high,
+            logarithmic              ? "log"
             : a.scale == SVG_PERCENT ? "percent"
                                      : "linear");
     (logarithmic ? log_ticks : linear_ticks)(to, &a);

@@ -48,7 +48,7 @@ typedef struct mtbal_calibration {
     double best_valid;                   /* NAN without validation data */
     double score, joint_score; /* metric, or loss, where this training and the joint one ended: on
                                   validation data, else on the training data */
-    int64_t epochs, steps, batches;      /* batches: in an epoch */
+    int64_t epochs, steps, batches; /* batches: in an epoch */
     bool converged;
     bool floored; /* rms_end lies below the floor: the task interpolates its data */
 } mtbal_calibration;

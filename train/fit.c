@@ -163,9 +163,9 @@ static mtbal_status one_epoch(mtbal_fit *f, plateau *p, mtbal_diag *diag)
     watch(p, watched, o->min_delta);
     int64_t least = (o->window + r->batches - 1) / r->batches; /* epochs that fill the window */
     r->converged = p->stale >= o->patience && epoch + 1 >= least;
-    mtbal_calibrate_progress progress = {
-        f->task, f->ntasks, f->name,  epoch + 1, o->max_epochs, loss,
-        f->norm, p->best,   p->stale, f->steps,  r->converged};
+    mtbal_calibrate_progress progress = {f->task,       f->ntasks, f->name,     epoch + 1,
+                                         o->max_epochs, loss,      f->norm,     p->best,
+                                         p->stale,      f->steps,  r->converged};
     if (f->on_epoch)
         f->on_epoch(f->context, &progress);
     return MTBAL_OK;

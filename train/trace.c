@@ -3,7 +3,7 @@
 
 #include <math.h>
 
-enum { CAPACITY = 256 };
+enum { CAPACITY = 128 };
 
 static int npairs(const mtbal_trace *t)
 {
@@ -155,7 +155,7 @@ mtbal_relation mtbal_trace_relation(const mtbal_trace *t, int i, int j)
         mtbal_trace_mean(t, mtbal_trace_at(t, MTBAL_TRACE_COSINE, pair), MTBAL_TRACE_RUN);
     double negative =
         mtbal_trace_mean(t, mtbal_trace_at(t, MTBAL_TRACE_NEGATIVE, pair), MTBAL_TRACE_RUN);
-    if (cosine >= 0.05 && negative <= 0.4)
+    if (cosine >= 0.02 && negative <= 0.4)
         return MTBAL_SHARE;
-    return cosine <= -0.05 && negative >= 0.6 ? MTBAL_FIGHT : MTBAL_NEUTRAL;
+    return cosine <= -0.02 && negative >= 0.6 ? MTBAL_FIGHT : MTBAL_NEUTRAL;
 }

@@ -7,7 +7,8 @@
 
 /* ------------------------------------------------------------------ trace.c */
 
-/* What is traced of K tasks. The pull of a task is w_i |g_i|, its weight times its gradient norm. */
+/* What is traced of K tasks. The pull of a task is w_i |g_i|, its weight times its gradient norm.
+ */
 typedef enum mtbal_channel {
     MTBAL_TRACE_LOSS,    /* K of each down to the leads */
     MTBAL_TRACE_NORM,    /* |g_i| */
@@ -52,8 +53,8 @@ double mtbal_trace_mean(const mtbal_trace *trace, int at, double from, double to
 /* What the cosines of two tasks say. */
 typedef enum mtbal_relation {
     MTBAL_NEUTRAL,
-    MTBAL_SHARE, /* mean cosine >= 0.05, negative in at most 2 of 5 steps */
-    MTBAL_FIGHT  /* mean cosine <= -0.05, negative in at least 3 of 5 steps */
+    MTBAL_SHARE, /* mean cosine >= 0.02, negative in at most 2 of 5 steps */
+    MTBAL_FIGHT  /* mean cosine <= -0.02, negative in at least 3 of 5 steps */
 } mtbal_relation;
 mtbal_relation mtbal_trace_relation(const mtbal_trace *trace, int i, int j);
 
