@@ -69,6 +69,10 @@ double cli_seconds(void);
 /* "1.2 KB", "3.4 MB": into buffer, returned. */
 const char *cli_bytes(char buffer[32], double bytes);
 
+/* Characters of UTF-8 text; bytes of its first `letters` characters. */
+int cli_letters(const char *text);
+int cli_bytes_of(const char *text, int letters);
+
 /* A text table: cells are collected, then printed with aligned columns. */
 typedef struct cli_table {
     mtbal_arena *arena;

@@ -78,13 +78,21 @@ void cli_cell(cli_table *table, const char *format, ...)
         table->failed = true;
 }
 
-/* Characters on the screen: UTF-8 continuation bytes do not count. */
-static int width_of(const char *text)
+int cli_letters(const char *text)
 {
-    int width = 0;
+    int letters = 0;
     for (; *text; text++)
-        width += (*text & 0xC0) != 0x80;
-    return width;
+        letters += (*text & 0xC0) != 0x80; /* continuation bytes do not count */
+    return letters;
+}
+
+int cli_bytes_of(const char *text, int letters)
+{
+    int bytes = 0;
+    for (; text[bytes]; bytes++)
+        if ((text[bytes] & 0xC0) != 0x80 && letters-- == 0)
+            break;
+    return bytes;
 }
 
 static bool is_number(const char *text)
@@ -108,11 +116,11 @@ void cli_table_print(FILE *to, const cli_table *table)
     bool number[CLI_MAX_COLUMNS];
     cli_table_numbers(table, number);
     for (int i = 0; i < rows * n; i++) {
-        int c = i % n, w = width_of(table->cells[i]);
+        int c = i % n, w = cli_letters(table->cells[i]);
         width[c] = w > width[c] ? w : width[c];
     }
     for (int i = 0; i < rows * n; i++) {
-        int c = i % n, pad = width[c] - width_of(table->cells[i]);
+        int c = i % n, pad = width[c] - cli_letters(table->cells[i]);
         bool last = c == n - 1;
         fprintf(to, "%s%*s%s%*s%s", c ? "  " : "  ", number[c] ? pad : 0, "", table->cells[i],
                 number[c] || last ? 0 : pad, "", last ? "\n" : "");

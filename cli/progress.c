@@ -38,13 +38,9 @@ static void screen_size(int *columns, int *rows)
 /* One line of the screen: cut to its width, control characters replaced. */
 static void put_line(cli_progress *progress, const char *text, int columns)
 {
-    int used = 0;
-    for (const char *p = text; *p; p++) {
-        used += (*p & 0xC0) != 0x80;
-        if (used >= columns) /* the last column stays free: some terminals wrap there */
-            break;
+    int bytes = cli_bytes_of(text, columns - 1); /* some terminals wrap at the last column */
+    for (const char *p = text; p < text + bytes; p++)
         fputc((unsigned char)*p < 0x20 || *p == 0x7F ? '?' : *p, stderr);
-    }
     fputs("\033[K\n", stderr);
     progress->lines++;
 }
@@ -60,24 +56,26 @@ static void clock_text(char text[32], double seconds)
 }
 
 static void bar_line(char *line, size_t size, const cli_progress *progress, const char *what,
-                     double done)
+                     double done, int columns)
 {
-    char bar[BAR + 1], left[32] = "?";
+    char bar[BAR + 1] = "", left[32] = "-:--";
+    int length = columns < 60 ? BAR / 3 : BAR;
     double elapsed = cli_seconds() - progress->started;
-    for (int i = 0; i < BAR; i++)
-        bar[i] = i < (int)(done * BAR) ? '=' : i == (int)(done * BAR) ? '>' : ' ';
-    bar[BAR] = 0;
+    for (int i = 0; i < length; i++)
+        bar[i] = i < (int)(done * length) ? '=' : i == (int)(done * length) ? '>' : ' ';
     if (done > 0 && elapsed > 0.5)
         clock_text(left, elapsed / done * (1 - done));
     snprintf(line, size, "[%s] %3.0f %%  %s left  %s", bar, 100 * done, left, what);
 }
 
-/* "  name       loss 0.09639     norm 1.95      weight 2". */
+/* "  name       loss 0.09639     norm 1.95      weight 2"; the name is `width` letters wide. */
 static void task_line(char *line, size_t size, int width, const cli_progress_row *row)
 {
     static const char *const names[] = {"loss", "norm", "weight"};
     const double values[] = {row->loss, row->grad_norm, row->weight};
-    int n = snprintf(line, size, "  %-*.*s", width, width, row->name);
+    int letters = cli_letters(row->name), bytes = cli_bytes_of(row->name, width);
+    int n = snprintf(line, size, "  %.*s%*s", bytes, row->name,
+                     letters < width ? width - letters : 0, "");
     for (int i = 0; i < 3 && n < (int)size; i++) {
         char value[32] = "-";
         if (isfinite(values[i]))
@@ -103,11 +101,11 @@ void cli_progress_draw(cli_progress *progress, const char *what, double done, in
     screen_size(&columns, &height);
     int room = height > 4 ? height - 3 : 1, shown = nrows <= room ? nrows : room - 1;
     for (int i = 0; i < shown; i++)
-        width = (int)strlen(rows[i].name) > width ? (int)strlen(rows[i].name) : width;
+        width = cli_letters(rows[i].name) > width ? cli_letters(rows[i].name) : width;
     width = width < columns / 3 ? width : columns / 3;
     go_up(progress);
     fputc('\r', stderr);
-    bar_line(line, sizeof line, progress, what, done);
+    bar_line(line, sizeof line, progress, what, done, columns);
     put_line(progress, line, columns);
     for (int i = 0; i < shown; i++) {
         task_line(line, sizeof line, width, &rows[i]);

@@ -261,7 +261,8 @@ static void short_name(FILE *to, const char *name)
     char text[4 * NAME_LETTERS + 8];
     size_t bytes = 0, letters = 0;
     for (; name[bytes] && bytes < sizeof text - 8; bytes++) {
-        letters += ((unsigned char)name[bytes] & 0xC0) != 0x80;
+        unsigned char c = (unsigned char)name[bytes];
+        letters += c >= 0xE1 ? 2 : (c & 0xC0) != 0x80; /* from U+1000 on: mostly wide */
         if (letters > NAME_LETTERS)
             break;
     }
