@@ -36,7 +36,9 @@ static mtbal_calibration blank(const char *task)
                                .rms_heads = NAN,
                                .rms_joint = NAN,
                                .snr = NAN,
-                               .best_valid = NAN};
+                               .best_valid = NAN,
+                               .score = NAN,
+                               .joint_score = NAN};
 }
 
 /* Settings of one training: the user's, and the calibration states g [ntasks], where +inf switches
@@ -61,6 +63,60 @@ static mtbal_status told(const mtbal_fit *f, mtbal_diag *diag)
 {
     const mtbal_calibrate_options *o = f->options;
     return o->on_trained ? o->on_trained(o->context, f->session, f->task, diag) : MTBAL_OK;
+}
+
+/* ------------------------------------------------------------------ what is complete */
+
+/* Of a training that is complete a checkpoint holds its result, and what it showed of all tasks. */
+typedef struct finished {
+    int part, task; /* task -1: all */
+    mtbal_calibration *result;
+    double *numbers; /* [count] */
+    size_t count;
+} finished;
+
+enum { PIECES = 2 + MTBAL_MORE };
+
+static mtbal_status list_pieces(const mtbal_calibrate_options *o, const finished *f,
+                                mtbal_calibration *result, mtbal_piece pieces[PIECES], int *count,
+                                mtbal_diag *diag)
+{
+    int more = 0;
+    pieces[0] = (mtbal_piece){"done", result, sizeof *result};
+    pieces[1] = (mtbal_piece){"numbers", f->numbers, f->count * sizeof *f->numbers};
+    if (o->more)
+        MTBAL_TRY(o->more(o->context, f->task, pieces + 2, &more, diag));
+    *count = 2 + more;
+    return MTBAL_OK;
+}
+
+static mtbal_status save_finished(const mtbal_calibrate_options *o, const finished *f,
+                                  mtbal_diag *diag)
+{
+    mtbal_calibration copy = *f->result;
+    mtbal_piece pieces[PIECES];
+    int count;
+    copy.task = NULL;
+    if (!o->snapshot)
+        return MTBAL_OK;
+    MTBAL_TRY(list_pieces(o, f, &copy, pieces, &count, diag));
+    return mtbal_snapshot_save(o->snapshot, f->part, NULL, count, pieces, diag);
+}
+
+static mtbal_status load_finished(const mtbal_calibrate_options *o, const finished *f, bool *done,
+                                  mtbal_diag *diag)
+{
+    const char *name = f->result->task;
+    mtbal_piece pieces[PIECES];
+    size_t size;
+    int count;
+    *done = mtbal_snapshot_find(o->snapshot, f->part, "done", &size) != NULL;
+    if (!*done)
+        return MTBAL_OK;
+    MTBAL_TRY(list_pieces(o, f, f->result, pieces, &count, diag));
+    MTBAL_TRY(mtbal_snapshot_load(o->snapshot, f->part, count, pieces, diag));
+    f->result->task = name;
+    return MTBAL_OK;
 }
 
 /* ------------------------------------------------------------------ one task alone */
@@ -88,49 +144,30 @@ static mtbal_status train_task(mtbal_fit *f, const mtbal_session_options *option
 {
     mtbal_calibration *r = f->result;
     MTBAL_TRY(mtbal_fit_open(f, options, diag));
-    double *rms = mtbal_arena_array(f->session->arena, (size_t)f->ntasks, sizeof *rms);
+    double *rms = mtbal_arena_array(f->session->arena, 2 * (size_t)f->ntasks, sizeof *rms);
     if (!rms)
         return mtbal_no_memory(diag);
+    double *scores = rms + f->ntasks;
     if (!mtbal_fit_has_begun(f))
         MTBAL_TRY(probe_task(f, &r->rms_start, rms, diag));
     MTBAL_TRY(mtbal_fit_run(f, diag));
     MTBAL_TRY(told(f, diag));
+    MTBAL_TRY(mtbal_fit_judge(f, scores, diag));
+    r->score = scores[f->task];
     mtbal_probe probe = mtbal_fit_probe(f);
     MTBAL_TRY(mtbal_probe_snr(&probe, f->task, &r->snr, diag));
     MTBAL_TRY(mtbal_probe_rel(&probe, &r->rel, diag));
     return f->best_states ? probe_heldout(f, rms, diag) : MTBAL_OK;
 }
 
-/* The part of a training that is complete is its result. */
-static mtbal_status save_result(const mtbal_calibrate_options *options, int task,
-                                const mtbal_calibration *result, mtbal_diag *diag)
-{
-    mtbal_calibration copy = *result;
-    const mtbal_piece piece = {"done", &copy, sizeof copy};
-    copy.task = NULL;
-    return mtbal_snapshot_save(options->snapshot, task, NULL, 1, &piece, diag);
-}
-
-static mtbal_status load_result(const mtbal_calibrate_options *options, int task,
-                                mtbal_calibration *result, bool *done, mtbal_diag *diag)
-{
-    const mtbal_piece piece = {"done", result, sizeof *result};
-    const char *name = result->task;
-    size_t size;
-    *done = mtbal_snapshot_find(options->snapshot, task, "done", &size) != NULL;
-    if (*done)
-        MTBAL_TRY(mtbal_snapshot_load(options->snapshot, task, 1, &piece, diag));
-    result->task = name;
-    return MTBAL_OK;
-}
-
 mtbal_status mtbal_calibrate_task(const mtbal_calibrate_options *options, int ntasks,
                                   const char *const *tasks, int task, mtbal_calibration *result,
                                   mtbal_on_epoch *on_epoch, void *context, mtbal_diag *diag)
 {
+    const finished finished = {.part = task, .task = task, .result = result};
     bool done;
     *result = blank(tasks[task]);
-    MTBAL_TRY(load_result(options, task, result, &done, diag));
+    MTBAL_TRY(load_finished(options, &finished, &done, diag));
     if (done)
         return MTBAL_OK;
     double *g = mtbal_malloc(2 * (size_t)ntasks * sizeof *g);
@@ -149,6 +186,7 @@ mtbal_status mtbal_calibrate_task(const mtbal_calibrate_options *options, int nt
     mtbal_fit fit = {.options = options,
                      .task = task,
                      .ntasks = ntasks,
+                     .part = task,
                      .name = tasks[task],
                      .weights = weights,
                      .result = result,
@@ -158,63 +196,24 @@ mtbal_status mtbal_calibrate_task(const mtbal_calibrate_options *options, int nt
     mtbal_fit_close(&fit);
     mtbal_free(set);
     mtbal_free(g);
-    return status == MTBAL_OK ? save_result(options, task, result, diag) : status;
+    return status == MTBAL_OK ? save_finished(options, &finished, diag) : status;
 }
 
 /* ------------------------------------------------------------------ all tasks together */
 
-/* Trains all tasks with weights in proportion to 1/g and measures every task's gradient where that
- * ends, into rms [ntasks]. `whole` tells of the training; its task is a name for messages. */
-static mtbal_status train_all(const mtbal_calibrate_options *options, int ntasks,
-                              const char *const *tasks, const double *g, bool freeze,
-                              mtbal_calibration *whole, double *rms, mtbal_on_epoch *on_epoch,
-                              void *context, mtbal_diag *diag)
-{
-    double *weights = mtbal_malloc((size_t)ntasks * sizeof *weights);
-    mtbal_setting *set = settings(options, ntasks, tasks, g);
-    mtbal_session_options o = {.threads = options->threads,
-                               .nset = options->nset + ntasks,
-                               .set = set,
-                               .freeze_shared = freeze};
-    mtbal_fit fit = {.options = options,
-                     .task = -1,
-                     .ntasks = ntasks,
-                     .name = whole->task,
-                     .weights = weights,
-                     .result = whole,
-                     .on_epoch = on_epoch,
-                     .context = context};
-    mtbal_status status = set && weights ? MTBAL_OK : mtbal_no_memory(diag);
-    for (int i = 0; weights && i < ntasks; i++)
-        weights[i] = 1 / g[i];
-    if (status == MTBAL_OK)
-        status = mtbal_fit_open(&fit, &o, diag);
-    if (status == MTBAL_OK)
-        status = mtbal_fit_run(&fit, diag);
-    if (status == MTBAL_OK)
-        status = told(&fit, diag);
-    if (status == MTBAL_OK) {
-        mtbal_probe probe = mtbal_fit_probe(&fit);
-        status = mtbal_probe_rms(&probe, rms, diag);
-    }
-    mtbal_fit_close(&fit);
-    mtbal_free(set);
-    mtbal_free(weights);
-    return status;
-}
-
-/* The buffers of a training of all tasks: names, g and rms of the results. */
+/* The buffers of a training of all tasks: names and g; gradients and scores where it ended. */
 typedef struct together {
     const char **tasks;
-    double *g, *rms;
+    double *g, *rms, *scores;
 } together;
 
 static bool together_begin(together *t, int ntasks, const mtbal_calibration *results)
 {
     size_t n = (size_t)ntasks;
     t->tasks = mtbal_malloc(n * sizeof *t->tasks);
-    t->g = mtbal_malloc(2 * n * sizeof *t->g);
-    t->rms = t->g ? t->g + n : NULL;
+    t->g = mtbal_malloc(3 * n * sizeof *t->g);
+    t->rms = t->g ? t->g + n : NULL; /* and the scores behind it: see `finished` */
+    t->scores = t->g ? t->rms + n : NULL;
     for (int i = 0; t->tasks && t->g && i < ntasks; i++) {
         t->tasks[i] = results[i].task;
         t->g[i] = 1;
@@ -228,6 +227,53 @@ static void together_end(together *t)
     mtbal_free(t->g);
 }
 
+/* Trains all tasks with weights in proportion to 1/g, measures every task's gradient where that
+ * ends, and judges. `whole` tells of the training; its task is a name for messages. */
+static mtbal_status train_all(const mtbal_calibrate_options *options, int ntasks, int part,
+                              together *t, bool freeze, mtbal_calibration *whole,
+                              mtbal_on_epoch *on_epoch, void *context, mtbal_diag *diag)
+{
+    const finished finished = {part, -1, whole, t->rms, 2 * (size_t)ntasks};
+    bool done;
+    MTBAL_TRY(load_finished(options, &finished, &done, diag));
+    if (done)
+        return MTBAL_OK;
+    double *weights = mtbal_malloc((size_t)ntasks * sizeof *weights);
+    mtbal_setting *set = settings(options, ntasks, t->tasks, t->g);
+    mtbal_session_options o = {.threads = options->threads,
+                               .nset = options->nset + ntasks,
+                               .set = set,
+                               .freeze_shared = freeze};
+    mtbal_fit fit = {.options = options,
+                     .task = -1,
+                     .ntasks = ntasks,
+                     .part = part,
+                     .name = whole->task,
+                     .weights = weights,
+                     .result = whole,
+                     .on_epoch = on_epoch,
+                     .context = context};
+    mtbal_status status = set && weights ? MTBAL_OK : mtbal_no_memory(diag);
+    for (int i = 0; weights && i < ntasks; i++)
+        weights[i] = 1 / t->g[i];
+    if (status == MTBAL_OK)
+        status = mtbal_fit_open(&fit, &o, diag);
+    if (status == MTBAL_OK)
+        status = mtbal_fit_run(&fit, diag);
+    if (status == MTBAL_OK)
+        status = told(&fit, diag);
+    if (status == MTBAL_OK)
+        status = mtbal_fit_judge(&fit, t->scores, diag);
+    if (status == MTBAL_OK) {
+        mtbal_probe probe = mtbal_fit_probe(&fit);
+        status = mtbal_probe_rms(&probe, t->rms, diag);
+    }
+    mtbal_fit_close(&fit);
+    mtbal_free(set);
+    mtbal_free(weights);
+    return status == MTBAL_OK ? save_finished(options, &finished, diag) : status;
+}
+
 mtbal_status mtbal_calibrate_heads(const mtbal_calibrate_options *options, int ntasks,
                                    mtbal_calibration *results, mtbal_on_epoch *on_epoch,
                                    void *context, mtbal_diag *diag)
@@ -236,8 +282,7 @@ mtbal_status mtbal_calibrate_heads(const mtbal_calibrate_options *options, int n
     mtbal_calibration whole = blank("the heads");
     mtbal_status status = MTBAL_NOMEM;
     if (together_begin(&t, ntasks, results))
-        status =
-            train_all(options, ntasks, t.tasks, t.g, true, &whole, t.rms, on_epoch, context, diag);
+        status = train_all(options, ntasks, ntasks, &t, true, &whole, on_epoch, context, diag);
     else
         mtbal_no_memory(diag);
     for (int i = 0; i < ntasks && status == MTBAL_OK; i++) {
@@ -251,9 +296,9 @@ mtbal_status mtbal_calibrate_heads(const mtbal_calibrate_options *options, int n
     return status;
 }
 
-mtbal_status mtbal_calibrate_joint(const mtbal_calibrate_options *options, int ntasks,
-                                   mtbal_calibration *results, mtbal_on_epoch *on_epoch,
-                                   void *context, mtbal_diag *diag)
+static mtbal_status train_jointly(const mtbal_calibrate_options *options, int ntasks, int part,
+                                  mtbal_calibration *results, mtbal_on_epoch *on_epoch,
+                                  void *context, mtbal_diag *diag)
 {
     together t;
     mtbal_calibration whole = blank("all tasks");
@@ -261,14 +306,22 @@ mtbal_status mtbal_calibrate_joint(const mtbal_calibrate_options *options, int n
     if (together_begin(&t, ntasks, results)) {
         for (int i = 0; i < ntasks; i++)
             t.g[i] = results[i].g;
-        status =
-            train_all(options, ntasks, t.tasks, t.g, false, &whole, t.rms, on_epoch, context, diag);
+        status = train_all(options, ntasks, part, &t, false, &whole, on_epoch, context, diag);
     } else
         mtbal_no_memory(diag);
-    for (int i = 0; i < ntasks && status == MTBAL_OK; i++)
+    for (int i = 0; i < ntasks && status == MTBAL_OK; i++) {
         results[i].rms_joint = t.rms[i];
+        results[i].joint_score = t.scores[i];
+    }
     together_end(&t);
     return status;
+}
+
+mtbal_status mtbal_calibrate_joint(const mtbal_calibrate_options *options, int ntasks,
+                                   mtbal_calibration *results, mtbal_on_epoch *on_epoch,
+                                   void *context, mtbal_diag *diag)
+{
+    return train_jointly(options, ntasks, ntasks + 1, results, on_epoch, context, diag);
 }
 
 /* ------------------------------------------------------------------ the whole calibration */
@@ -336,7 +389,7 @@ static mtbal_status measure_all(const mtbal_calibrate_options *o, int ntasks,
     for (int i = 0; i < ntasks; i++)
         MTBAL_TRY(mtbal_measure_apply(first, o->kappa, &results[i], diag));
     if (recal)
-        MTBAL_TRY(mtbal_calibrate_joint(o, ntasks, results, on_epoch, context, diag));
+        MTBAL_TRY(train_jointly(o, ntasks, ntasks, results, on_epoch, context, diag));
     for (int i = 0; i < ntasks; i++)
         MTBAL_TRY(mtbal_measure_apply(m, o->kappa, &results[i], diag));
     return MTBAL_OK;

@@ -9,6 +9,7 @@
 
 /* ------------------------------------------------------------------ calibrate.c */
 
+enum { MTBAL_MORE = 8 };
 typedef struct mtbal_calibrate_options {
     const char *model, *data, *valid; /* valid may be NULL */
     int64_t batch, max_epochs, patience, window;
@@ -24,7 +25,16 @@ typedef struct mtbal_calibrate_options {
     /* Told of each training at its end, while it holds its states: task 0.., or -1 for one of all
      * tasks together. May be NULL. */
     mtbal_status (*on_trained)(void *context, mtbal_session *session, int task, mtbal_diag *diag);
-    void *context;            /* of on_trained */
+    /* Told of each step; step and epoch count through the training. May be NULL. With it a joint
+     * training measures norms and cosines too. */
+    mtbal_status (*on_step)(void *context, int task, const mtbal_record *record, mtbal_diag *diag);
+    /* What else a checkpoint holds of a training: gives at most MTBAL_MORE pieces, to be saved, or
+     * filled when the training goes on. May be NULL. */
+    mtbal_status (*more)(void *context, int task, mtbal_piece *pieces, int *count,
+                         mtbal_diag *diag);
+    void *context; /* of on_trained, on_step and more */
+    int nmetrics;
+    const struct mtbal_metric *metrics; /* trace.h: what `score` is, of the tasks that have one */
     int jobs;                 /* tasks that are trained at a time; 0: 1. Does not change results */
     const atomic_int *failed; /* of jobs.c: the first task that failed so far, NULL: none can; the
                                * training of a later one ends with MTBAL_INTERRUPTED */
@@ -47,7 +57,9 @@ typedef struct mtbal_calibration {
     double snr;         /* |mean gradient|^2 / mean |mini-batch gradient|^2: mtbal_probe_snr */
     double start_loss, first_loss, loss; /* of the first step; means of the first, last epoch */
     double best_valid;                   /* NAN without validation data */
-    int64_t epochs, steps, batches;      /* batches: in an epoch */
+    double score, joint_score; /* metric, or loss, where this training and the joint one ended: on
+                                  validation data, else on the training data */
+    int64_t epochs, steps, batches; /* batches: in an epoch */
     bool converged;
     bool floored; /* rms_end lies below the floor: the task interpolates its data */
 } mtbal_calibration;
@@ -59,6 +71,8 @@ typedef struct mtbal_calibrate_progress {
     int64_t epoch, max_epochs;
     double loss, grad_norm, best;
     int64_t stale; /* epochs since the last improvement */
+    int64_t step;
+    bool converged;
 } mtbal_calibrate_progress;
 typedef void mtbal_on_epoch(void *context, const mtbal_calibrate_progress *progress);
 
@@ -77,7 +91,7 @@ mtbal_status mtbal_calibrate_task(const mtbal_calibrate_options *options, int nt
 mtbal_status mtbal_calibrate_heads(const mtbal_calibrate_options *options, int ntasks,
                                    mtbal_calibration *results, mtbal_on_epoch *on_epoch,
                                    void *context, mtbal_diag *diag);
-/* One joint training with weights from the results' g: fills rms_joint. */
+/* One joint training with weights from the results' g: fills rms_joint and joint_score. */
 mtbal_status mtbal_calibrate_joint(const mtbal_calibrate_options *options, int ntasks,
                                    mtbal_calibration *results, mtbal_on_epoch *on_epoch,
                                    void *context, mtbal_diag *diag);

@@ -1,6 +1,8 @@
 /* train/fit.c: one training until the smoothed loss no longer improves. */
 #include "train/fit.h"
 
+#include "train/trace.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -48,37 +50,63 @@ static mtbal_status on_step(void *context, const mtbal_record *record, mtbal_dia
     if (f->task >= 0)
         f->window[f->steps % f->options->window] = f->norm * f->norm;
     f->sum += f->norm * f->norm;
+    mtbal_record step = *record; /* it counts from the start of the epoch */
+    step.step = f->steps;
+    step.epoch = f->epoch;
     f->epoch_loss += loss;
     f->epoch_steps++;
     f->steps++;
+    const mtbal_calibrate_options *o = f->options;
+    return o->on_step ? o->on_step(o->context, f->task, &step, diag) : MTBAL_OK;
+}
+
+/* Means of all losses over the data's whole batches, into losses [ntasks], without changing a
+ * state. With sums [nmetrics] each metric is added up too. */
+static mtbal_status evaluate(const mtbal_fit *f, const mtbal_data *data, double *losses,
+                             mtbal_metric_sum *sums, mtbal_diag *diag)
+{
+    const mtbal_calibrate_options *o = f->options;
+    mtbal_session *s = f->session;
+    int64_t *order = f->order, batches = data->samples / data->batch;
+    for (int i = 0; i < s->ntasks; i++)
+        losses[i] = 0;
+    for (int64_t b = 0; b < batches; b++) {
+        mtbal_program *program;
+        mtbal_data_binds(s, data, data->batch, f->binds);
+        MTBAL_TRY(mtbal_session_program(s, s->nfeeds, f->binds, MTBAL_EVALUATE, &program, diag));
+        for (int64_t i = 0; i < data->batch; i++)
+            order[i] = b * data->batch + i;
+        mtbal_data_load(s, data, order, data->batch, program);
+        mtbal_instance_run(program->instance, o->seed);
+        for (int i = 0; i < s->ntasks; i++)
+            losses[i] += mtbal_program_scalar(program, s->losses[i]) / (double)batches;
+        for (int m = 0; sums && m < o->nmetrics; m++)
+            MTBAL_TRY(mtbal_metric_add(&o->metrics[m], program, data, order, data->batch, &sums[m],
+                                       diag));
+    }
     return MTBAL_OK;
 }
 
-/* Mean of what is watched on the validation data, without changing a state. */
+/* What is watched, on the validation data. */
 static mtbal_status validate(mtbal_fit *f, double *loss, mtbal_diag *diag)
 {
-    const mtbal_data *data = f->valid;
-    mtbal_session *s = f->session;
-    mtbal_bind *binds = mtbal_arena_array(s->arena, (size_t)s->nfeeds + 1, sizeof *binds);
-    int64_t *order = mtbal_arena_array(s->arena, (size_t)data->batch, sizeof *order);
-    double *losses = mtbal_arena_array(s->arena, (size_t)s->ntasks + 1, sizeof *losses), sum = 0;
-    int64_t samples = 0;
-    if (!binds || !order || !losses)
+    MTBAL_TRY(evaluate(f, f->valid, f->losses, NULL, diag));
+    *loss = watched_loss(f, f->losses);
+    return MTBAL_OK;
+}
+
+mtbal_status mtbal_fit_judge(mtbal_fit *f, double *scores, mtbal_diag *diag)
+{
+    const mtbal_calibrate_options *o = f->options;
+    mtbal_metric_sum *sums =
+        mtbal_arena_array(f->session->arena, (size_t)o->nmetrics + 1, sizeof *sums);
+    if (!sums)
         return mtbal_no_memory(diag);
-    for (int64_t first = 0; first + data->batch <= data->samples; first += data->batch) {
-        mtbal_program *program; /* the mean over whole batches is enough */
-        mtbal_data_binds(s, data, data->batch, binds);
-        MTBAL_TRY(mtbal_session_program(s, s->nfeeds, binds, MTBAL_EVALUATE, &program, diag));
-        for (int64_t i = 0; i < data->batch; i++)
-            order[i] = first + i;
-        mtbal_data_load(s, data, order, data->batch, program);
-        mtbal_instance_run(program->instance, f->options->seed);
-        for (int i = 0; i < s->ntasks; i++)
-            losses[i] = mtbal_program_scalar(program, s->losses[i]);
-        sum += (double)data->batch * watched_loss(f, losses);
-        samples += data->batch;
+    MTBAL_TRY(evaluate(f, f->valid ? f->valid : f->data, scores, sums, diag));
+    for (int i = 0; i < f->ntasks; i++) {
+        const mtbal_metric *m = mtbal_metric_of(o, f->session->tasks[i]);
+        scores[i] = m ? mtbal_metric_value(m, &sums[m - o->metrics]) : scores[i];
     }
-    *loss = sum / (double)samples;
     return MTBAL_OK;
 }
 
@@ -107,12 +135,15 @@ static void watch(mtbal_plateau *p, double loss, double min_delta)
 
 /* ------------------------------------------------------------------ checkpoints */
 
-enum { PIECES = 10 };
+enum { PIECES = 10 + MTBAL_MORE };
 
 /* What is of this training, beside its states. A result's name is no part of it. */
-static int list_pieces(mtbal_fit *f, mtbal_piece pieces[PIECES])
+static mtbal_status list_pieces(mtbal_fit *f, mtbal_piece pieces[PIECES], int *count,
+                                mtbal_diag *diag)
 {
-    size_t window = (size_t)f->options->window * sizeof *f->window;
+    const mtbal_calibrate_options *o = f->options;
+    size_t window = (size_t)o->window * sizeof *f->window;
+    int more = 0;
     const mtbal_piece all[] = {
         {"window", f->window, window},
         {"sum", &f->sum, sizeof f->sum},
@@ -126,18 +157,17 @@ static int list_pieces(mtbal_fit *f, mtbal_piece pieces[PIECES])
         {"best", f->best_states, f->best_states ? mtbal_session_state_bytes(f->session) : 0},
     };
     memcpy(pieces, all, sizeof all);
-    return sizeof all / sizeof *all - !f->best_states;
-}
-
-int mtbal_fit_part(const mtbal_fit *fit)
-{
-    return fit->task >= 0 ? fit->task : fit->ntasks;
+    *count = sizeof all / sizeof *all - !f->best_states;
+    if (o->more)
+        MTBAL_TRY(o->more(o->context, f->task, pieces + *count, &more, diag));
+    *count += more;
+    return MTBAL_OK;
 }
 
 bool mtbal_fit_has_begun(const mtbal_fit *fit)
 {
     size_t size;
-    return mtbal_snapshot_find(fit->options->snapshot, mtbal_fit_part(fit), "states", &size);
+    return mtbal_snapshot_find(fit->options->snapshot, fit->part, "states", &size);
 }
 
 static mtbal_status between(void *context, int64_t next, mtbal_diag *diag)
@@ -150,11 +180,11 @@ static mtbal_status between(void *context, int64_t next, mtbal_diag *diag)
         return mtbal_fail(diag, MTBAL_INTERRUPTED, f->name, NULL, "another task failed");
     if (!mtbal_snapshot_due(snapshot, f->steps, &f->saved))
         return MTBAL_OK;
+    int count;
+    MTBAL_TRY(list_pieces(f, pieces, &count, diag));
     const char *task = f->result->task;
     f->result->task = NULL;
-    int count = list_pieces(f, pieces);
-    mtbal_status status =
-        mtbal_snapshot_save(snapshot, mtbal_fit_part(f), f->session, count, pieces, diag);
+    mtbal_status status = mtbal_snapshot_save(snapshot, f->part, f->session, count, pieces, diag);
     f->result->task = task;
     return status;
 }
@@ -165,16 +195,16 @@ static mtbal_status restore(mtbal_fit *f, mtbal_diag *diag)
     mtbal_snapshot *snapshot = f->options->snapshot;
     mtbal_piece pieces[PIECES];
     size_t size;
-    const int part = mtbal_fit_part(f);
     const char *task = f->result->task;
-    const void *states = mtbal_snapshot_find(snapshot, part, "states", &size);
+    const void *states = mtbal_snapshot_find(snapshot, f->part, "states", &size);
     MTBAL_TRY(mtbal_loop_restore(f->session, f->data, f->task >= 0, states, size, diag));
-    if (mtbal_snapshot_find(snapshot, part, "best", &size) &&
+    if (mtbal_snapshot_find(snapshot, f->part, "best", &size) &&
         !(f->best_states =
               mtbal_arena_alloc(f->session->arena, mtbal_session_state_bytes(f->session))))
         return mtbal_no_memory(diag);
-    int count = list_pieces(f, pieces);
-    MTBAL_TRY(mtbal_snapshot_load(snapshot, part, count, pieces, diag));
+    int count;
+    MTBAL_TRY(list_pieces(f, pieces, &count, diag));
+    MTBAL_TRY(mtbal_snapshot_load(snapshot, f->part, count, pieces, diag));
     f->result->task = task;
     return MTBAL_OK;
 }
@@ -187,7 +217,7 @@ static mtbal_status one_epoch(mtbal_fit *f, mtbal_diag *diag)
     mtbal_calibration *r = f->result;
     mtbal_plateau *p = &f->plateau;
     mtbal_loop_options loop = {.epochs = 1,
-                               .norm_every = f->task >= 0,
+                               .norm_every = f->task >= 0 || o->on_step,
                                .shuffle = true,
                                .seed = o->seed + (uint64_t)f->epoch,
                                .before = f->steps - f->epoch_steps,
@@ -209,8 +239,9 @@ static mtbal_status one_epoch(mtbal_fit *f, mtbal_diag *diag)
     watch(p, watched, o->min_delta);
     int64_t least = (o->window + r->batches - 1) / r->batches; /* epochs that fill the window */
     r->converged = p->stale >= o->patience && f->epoch + 1 >= least;
-    mtbal_calibrate_progress progress = {f->task, f->ntasks, f->name, f->epoch + 1, o->max_epochs,
-                                         loss,    f->norm,   p->best, p->stale};
+    mtbal_calibrate_progress progress = {f->task,       f->ntasks, f->name,     f->epoch + 1,
+                                         o->max_epochs, loss,      f->norm,     p->best,
+                                         p->stale,      f->steps,  r->converged};
     if (f->on_epoch)
         f->on_epoch(f->context, &progress);
     return MTBAL_OK;
@@ -281,8 +312,12 @@ mtbal_status mtbal_fit_open(mtbal_fit *f, const mtbal_session_options *options, 
     MTBAL_TRY(check_data(f, diag));
     if (o->valid)
         MTBAL_TRY(mtbal_data_open(f->session, o->valid, false, f->data->batch, &f->valid, diag));
-    f->window = mtbal_arena_array(f->session->arena, (size_t)o->window, sizeof *f->window);
-    return f->window ? MTBAL_OK : mtbal_no_memory(diag);
+    mtbal_arena *arena = f->session->arena;
+    f->window = mtbal_arena_array(arena, (size_t)o->window, sizeof *f->window);
+    f->losses = mtbal_arena_array(arena, (size_t)f->ntasks + 1, sizeof *f->losses);
+    f->order = mtbal_arena_array(arena, (size_t)f->data->batch, sizeof *f->order);
+    f->binds = mtbal_arena_array(arena, (size_t)f->session->nfeeds + 1, sizeof *f->binds);
+    return f->window && f->losses && f->order && f->binds ? MTBAL_OK : mtbal_no_memory(diag);
 }
 
 void mtbal_fit_close(mtbal_fit *f)

@@ -15,6 +15,7 @@ typedef struct mtbal_plateau {
 typedef struct mtbal_fit {
     const mtbal_calibrate_options *options;
     int task, ntasks;
+    int part;              /* of a checkpoint */
     const char *name;      /* of the task, or of what is trained: for messages */
     const double *weights; /* [ntasks] of the losses in the total that is watched */
     mtbal_session *session;
@@ -23,6 +24,10 @@ typedef struct mtbal_fit {
     void *best_states;         /* where the validation loss was lowest; NULL: never */
     mtbal_on_epoch *on_epoch;
     void *context;
+    /* for losses on other data: [ntasks], [batch], [session->nfeeds] */
+    double *losses;
+    int64_t *order;
+    mtbal_bind *binds;
     /* of the run: this, the result, the states and the best ones are what a checkpoint holds */
     double *window; /* [options->window] squared norms, a ring */
     double sum;     /* of the squared norms */
@@ -37,13 +42,14 @@ typedef struct mtbal_fit {
  * Close it whatever the status. */
 mtbal_status mtbal_fit_open(mtbal_fit *fit, const mtbal_session_options *options, mtbal_diag *diag);
 void mtbal_fit_close(mtbal_fit *fit);
-/* Where its checkpoint lies: a part of the file. */
-int mtbal_fit_part(const mtbal_fit *fit);
 /* Trains, or goes on where the checkpoint of an interrupted training ended. Fills rms_run, rms_end,
  * the losses, epochs, steps, converged of the result. MTBAL_CHECK when it diverges. */
 mtbal_status mtbal_fit_run(mtbal_fit *fit, mtbal_diag *diag);
 /* Whether a checkpoint holds a part of this training. */
 bool mtbal_fit_has_begun(const mtbal_fit *fit);
+/* Each task's metric, or mean loss where it has none, at the present states, into scores [ntasks]:
+ * on the validation data, else on the training data. */
+mtbal_status mtbal_fit_judge(mtbal_fit *fit, double *scores, mtbal_diag *diag);
 /* A probe of the fit's session: `window` batches of the training data. */
 mtbal_probe mtbal_fit_probe(const mtbal_fit *fit);
 

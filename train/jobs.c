@@ -37,6 +37,25 @@ static mtbal_status tell_trained(void *context, mtbal_session *session, int task
     return status;
 }
 
+static mtbal_status tell_step(void *context, int task, const mtbal_record *record, mtbal_diag *diag)
+{
+    jobs *j = context;
+    pthread_mutex_lock(&j->tell);
+    mtbal_status status = j->all->on_step(j->all->context, task, record, diag);
+    pthread_mutex_unlock(&j->tell);
+    return status;
+}
+
+static mtbal_status tell_more(void *context, int task, mtbal_piece *pieces, int *count,
+                              mtbal_diag *diag)
+{
+    jobs *j = context;
+    pthread_mutex_lock(&j->tell);
+    mtbal_status status = j->all->more(j->all->context, task, pieces, count, diag);
+    pthread_mutex_unlock(&j->tell);
+    return status;
+}
+
 /* Tasks are begun in order: when one fails, those before it have been begun and go on to their end,
  * or their own failure. */
 static void *work(void *context)
@@ -82,6 +101,8 @@ mtbal_status mtbal_calibrate_tasks(const mtbal_calibrate_options *options, int n
     j.options.failed = &j.failed;
     j.options.context = &j;
     j.options.on_trained = options->on_trained ? tell_trained : NULL;
+    j.options.on_step = options->on_step ? tell_step : NULL;
+    j.options.more = options->more ? tell_more : NULL;
     if (options->threads < 1 && count > 1)
         j.options.threads = mtbal_processors() > count ? mtbal_processors() / count : 1;
     pthread_mutex_init(&j.tell, NULL);

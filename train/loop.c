@@ -89,8 +89,8 @@ static mtbal_status check(const loop *l)
                       "all weights are 0 at step %lld: nothing is trained", (long long)l->step);
 }
 
-static mtbal_status record(loop *l, const mtbal_program *program, int64_t epoch, int64_t n,
-                           double took)
+static mtbal_status record(loop *l, const mtbal_program *program, int64_t epoch, int64_t first,
+                           int64_t n, double took)
 {
     mtbal_session *s = l->session;
     mtbal_record r = {.step = l->step,
@@ -104,7 +104,8 @@ static mtbal_status record(loop *l, const mtbal_program *program, int64_t epoch,
                       .weight = l->weight,
                       .measured = program->mode == MTBAL_MEASURE,
                       .program = program,
-                      .samples = n};
+                      .samples = n,
+                      .order = l->order + first};
     for (int i = 0; i < s->ntasks; i++) {
         l->loss[i] = mtbal_program_scalar(program, s->losses[i]);
         l->grad_norm[i] = mtbal_program_scalar(program, s->norms[i]);
@@ -128,7 +129,7 @@ static mtbal_status one_step(loop *l, int64_t epoch, int64_t first)
     set_learning_rate(l, program);
     double start = seconds();
     mtbal_instance_run(program->instance, l->options->seed + (uint64_t)l->step);
-    return record(l, program, epoch, n, seconds() - start);
+    return record(l, program, epoch, first, n, seconds() - start);
 }
 
 /* What is left of an epoch. A step graph with a fixed batch leaves the last, smaller batch out. */

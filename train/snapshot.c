@@ -417,7 +417,8 @@ mtbal_status mtbal_snapshot_load(mtbal_snapshot *s, int part, int count, const m
         const void *bytes = mtbal_snapshot_find(s, part, pieces[i].name, &size);
         if (!bytes || size != pieces[i].size)
             return damaged(s, diag, "a part is missing, or of another size");
-        memcpy(pieces[i].data, bytes, size);
+        if (size)
+            memcpy(pieces[i].data, bytes, size);
     }
     return MTBAL_OK;
 }

@@ -166,7 +166,8 @@ typedef struct mtbal_record {
     const double *loss, *grad_norm, *weight;
     bool measured;
     const mtbal_program *program;
-    int64_t samples; /* in this batch */
+    int64_t samples;      /* in this batch */
+    const int64_t *order; /* [samples] which of the data's */
 } mtbal_record;
 /* Called after each step; any status but MTBAL_OK ends the run with it. */
 typedef mtbal_status mtbal_on_step(void *context, const mtbal_record *record, mtbal_diag *diag);
