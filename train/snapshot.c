@@ -352,16 +352,24 @@ static bool belongs(const char *name, int part, int count, const mtbal_piece *pi
     return false;
 }
 
-/* The part as it is now, instead of what it was. */
-static mtbal_status replace(mtbal_snapshot *s, int part, mtbal_session *session, int count,
-                            const mtbal_piece *pieces, mtbal_diag *diag)
+/* Drops what is there of a part, but for these pieces. */
+static void drop_others(mtbal_snapshot *s, int part, mtbal_session *session, int count,
+                        const mtbal_piece *pieces)
 {
-    char name[NAME], prefix[NAME];
+    char prefix[NAME];
     size_t length = strlen(entry_name(prefix, part, ""));
     for (int i = s->count - 1; i >= 0; i--)
         if (!strncmp(s->entries[i].name, prefix, length) &&
             !belongs(s->entries[i].name, part, count, pieces, session != NULL))
             drop(s, &s->entries[i]);
+}
+
+/* The part as it is now, instead of what it was. */
+static mtbal_status replace(mtbal_snapshot *s, int part, mtbal_session *session, int count,
+                            const mtbal_piece *pieces, mtbal_diag *diag)
+{
+    char name[NAME];
+    drop_others(s, part, session, count, pieces);
     for (int i = 0; i < count; i++)
         MTBAL_TRY(
             put(s, entry_name(name, part, pieces[i].name), pieces[i].data, pieces[i].size, diag));
@@ -382,6 +390,8 @@ mtbal_status mtbal_snapshot_save(mtbal_snapshot *s, int part, mtbal_session *ses
         mtbal_status status = replace(s, part, session, count, pieces, diag);
         if (status == MTBAL_OK)
             status = write_file(s, diag);
+        else
+            drop_others(s, part, NULL, 0, NULL); /* half of it is worse than nothing */
         pthread_mutex_unlock(&s->lock);
         MTBAL_TRY(status);
     }
