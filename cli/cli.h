@@ -68,8 +68,8 @@ int cli_main(const cli_command *command, int argc, char **argv, cli_work *work);
 /* From here on the first SIGINT or SIGTERM sets cli_stop; the second ends the program. */
 void cli_catch_signals(void);
 extern volatile sig_atomic_t cli_stop;
-/* Says on stderr whether --resume found a checkpoint. */
-void cli_note_resume(const mtbal_snapshot *snapshot);
+/* Says on stderr whether there is a checkpoint, and what becomes of it. wanted: --resume. */
+void cli_note_resume(const mtbal_snapshot *snapshot, bool wanted);
 
 /* ------------------------------------------------------------------ out.c */
 

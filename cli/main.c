@@ -17,13 +17,15 @@ void cli_catch_signals(void)
     sigaction(SIGTERM, &action, NULL);
 }
 
-void cli_note_resume(const mtbal_snapshot *snapshot)
+void cli_note_resume(const mtbal_snapshot *snapshot, bool wanted)
 {
     const char *path = mtbal_snapshot_path(snapshot);
     if (mtbal_snapshot_resumed(snapshot))
         fprintf(stderr, "note: goes on from %s\n", path);
-    else
+    else if (wanted)
         fprintf(stderr, "note: there is no checkpoint %s: begins at the start\n", path);
+    else if (mtbal_snapshot_left_alone(snapshot))
+        fprintf(stderr, "note: there is a checkpoint %s: --resume would go on from it\n", path);
 }
 
 int cli_main(const cli_command *command, int argc, char **argv, cli_work *work)

@@ -389,8 +389,8 @@ static mtbal_status open_checkpoint(calibration *c, const char *model, mtbal_dia
                               {"choice of --log", a.log != NULL, MTBAL_USAGE},
                               {"choice of --report", a.report != NULL, MTBAL_USAGE}};
     MTBAL_TRY(mtbal_snapshot_open(&o, &c->snapshot, diag));
-    if (a.resume && !a.quiet)
-        cli_note_resume(c->snapshot);
+    if (!a.quiet)
+        cli_note_resume(c->snapshot, a.resume);
     return mtbal_snapshot_tie(c->snapshot, sizeof ties / sizeof *ties, ties, diag);
 }
 

@@ -495,8 +495,8 @@ static mtbal_status open_checkpoint(run *r, mtbal_diag *diag)
     MTBAL_TRY(mtbal_snapshot_open(&o, &r->snapshot, diag));
     if (mtbal_snapshot_path(r->snapshot))
         MTBAL_TRY(tie(r, diag));
-    if (a.resume && !a.quiet)
-        cli_note_resume(r->snapshot);
+    if (!a.quiet)
+        cli_note_resume(r->snapshot, a.resume);
     MTBAL_TRY(open_log(r, diag));
     return mtbal_snapshot_resumed(r->snapshot) ? restore(r, diag) : MTBAL_OK;
 }

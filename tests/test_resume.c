@@ -153,6 +153,10 @@ static const struct subject {
      "@step.onnx --data @net.npz --valid @valid.npz --batch 16 --max-epochs 14 --patience 4 "
      "--measure recal --set lr=0.01 -o @out.onnx --log @log.jsonl "
      "--report @report.html --compare --json --checkpoint-every 7"},
+    {"mtbal-calibrate",
+     "@step.onnx --data @net.npz --batch 16 --max-epochs 30 --patience 30 --measure heads "
+     "--set lr=0.01 -o @out.onnx --log @log.jsonl --report @report.html --json "
+     "--checkpoint-every 7"},
 };
 
 static line line_of(const struct subject *s, const char *more)
@@ -301,7 +305,7 @@ START_TEST(test_killed)
     while (kills < KILLS || completed < runs) {
         steps_normal(&state);
         double moment = 0.6 * took * (double)(state >> 40) * 0x1p-24;
-        line l = line_of(s, helpers[_i][(kills + runs) % 3]);
+        line l = line_of(s, helpers[_i > 0][(kills + runs) % 3]);
         pid_t child = start(&l);
         runs += completed == runs;
         snprintf(when, sizeof when, "%s, SEED=%u, kill %d", s->command, seed, kills);
@@ -485,6 +489,29 @@ START_TEST(test_refused)
 }
 END_TEST
 
+/* Without --resume a checkpoint is replaced, but nothing else is. */
+START_TEST(test_not_resumed)
+{
+    const struct subject *s = &subjects[_i];
+    double took = make_reference(s);
+    line l = line_of(s, ""), other = line_of(s, "--seed 8"), model = l, data = l;
+    interrupt(&l, SIGINT, took);
+    expect(&l, 0, "--resume would go on from it");
+    check_result(s->command);
+    interrupt(&other, SIGINT, took);
+    expect(&l, 0, "--resume would go on from it");
+    check_result(s->command);
+    copy_file("step.onnx", "kept.onnx");
+    copy_file("net.npz", "kept.npz");
+    say(&model, "--checkpoint @step.onnx");
+    say(&data, "--checkpoint @net.npz");
+    expect(&model, 4, "this is no checkpoint");
+    expect(&data, 4, "this is no checkpoint");
+    ck_assert(files_equal(files_path("kept.onnx"), files_path("step.onnx")));
+    ck_assert(files_equal(files_path("kept.npz"), files_path("net.npz")));
+}
+END_TEST
+
 START_TEST(test_nothing_to_resume)
 {
     line l = {.count = 0}, fresh = line_of(&subjects[0], "--resume");
@@ -619,10 +646,11 @@ int main(void)
     TCase *tests = tcase_create("resume");
     tcase_add_checked_fixture(tests, files_begin, files_end);
     tcase_set_timeout(tests, 240);
-    tcase_add_loop_test(tests, test_killed, 0, 2);
+    tcase_add_loop_test(tests, test_killed, 0, 3);
     tcase_add_loop_test(tests, test_told_to_stop, 0, 4);
     tcase_add_loop_test(tests, test_in_place, 0, 2);
     tcase_add_loop_test(tests, test_refused, 0, 2);
+    tcase_add_loop_test(tests, test_not_resumed, 0, 2);
     tcase_add_test(tests, test_nothing_to_resume);
     tcase_add_test(tests, test_due);
     tcase_add_test(tests, test_failed_calls);

@@ -16,6 +16,12 @@ static double watched_loss(const mtbal_fit *f, const double *loss)
     return total;
 }
 
+/* Whether steps measure norms. */
+static bool measures(const mtbal_fit *f)
+{
+    return f->task >= 0 || f->options->on_step;
+}
+
 static mtbal_status diverges(const mtbal_fit *f, mtbal_diag *diag, double loss)
 {
     return mtbal_fail(diag, MTBAL_CHECK, f->session->path,
@@ -197,7 +203,7 @@ static mtbal_status restore(mtbal_fit *f, mtbal_diag *diag)
     size_t size;
     const char *task = f->result->task;
     const void *states = mtbal_snapshot_find(snapshot, f->part, "states", &size);
-    MTBAL_TRY(mtbal_loop_restore(f->session, f->data, f->task >= 0, states, size, diag));
+    MTBAL_TRY(mtbal_loop_restore(f->session, f->data, measures(f), states, size, diag));
     if (mtbal_snapshot_find(snapshot, f->part, "best", &size) &&
         !(f->best_states =
               mtbal_arena_alloc(f->session->arena, mtbal_session_state_bytes(f->session))))
@@ -217,7 +223,7 @@ static mtbal_status one_epoch(mtbal_fit *f, mtbal_diag *diag)
     mtbal_calibration *r = f->result;
     mtbal_plateau *p = &f->plateau;
     mtbal_loop_options loop = {.epochs = 1,
-                               .norm_every = f->task >= 0 || o->on_step,
+                               .norm_every = measures(f),
                                .shuffle = true,
                                .seed = o->seed + (uint64_t)f->epoch,
                                .before = f->steps - f->epoch_steps,

@@ -21,7 +21,7 @@ struct mtbal_snapshot {
     char *path;
     int64_t every;
     const volatile sig_atomic_t *stop;
-    bool resumed;
+    bool found, resumed;  /* a file was there; and what it holds counts */
     pthread_mutex_t lock; /* of the entries and the file */
     int count, capacity;
     entry *entries;
@@ -126,7 +126,7 @@ static mtbal_status write_file(const mtbal_snapshot *s, mtbal_diag *diag)
 static mtbal_status damaged(const mtbal_snapshot *s, mtbal_diag *diag, const char *what)
 {
     return mtbal_fail(diag, MTBAL_INVALID, s->path,
-                      "remove the file, or start anew without --resume",
+                      "remove the file, or name another one with --checkpoint",
                       "this is no checkpoint that can be gone on from: %s", what);
 }
 
@@ -148,7 +148,6 @@ static mtbal_status read_file(mtbal_snapshot *s, mtbal_diag *diag)
     const entry *e = find(s, "version");
     if (!e || e->size != sizeof version || memcmp(e->bytes, &version, sizeof version) != 0)
         return damaged(s, diag, "it is of another version, or something else");
-    s->resumed = true;
     return MTBAL_OK;
 }
 
@@ -175,9 +174,14 @@ mtbal_status mtbal_snapshot_open(const mtbal_snapshot_options *o, mtbal_snapshot
     if (!s->path)
         return mtbal_no_memory(diag);
     snprintf(s->path, size, "%s%s", path, o->path ? "" : suffix);
-    if (o->resume && access(s->path, F_OK) == 0)
-        return read_file(s, diag);
-    return put(s, "version", &version, sizeof version, diag);
+    if (access(s->path, F_OK) == 0) { /* also when it is not wanted: what is replaced is one */
+        MTBAL_TRY(read_file(s, diag));
+        s->found = true;
+        s->resumed = o->resume;
+    }
+    while (!s->resumed && s->count > 0)
+        drop(s, s->entries);
+    return s->resumed ? MTBAL_OK : put(s, "version", &version, sizeof version, diag);
 }
 
 void mtbal_snapshot_close(mtbal_snapshot *s, bool done)
@@ -202,6 +206,11 @@ const char *mtbal_snapshot_path(const mtbal_snapshot *s)
 bool mtbal_snapshot_resumed(const mtbal_snapshot *s)
 {
     return s->resumed;
+}
+
+bool mtbal_snapshot_left_alone(const mtbal_snapshot *s)
+{
+    return s->found && !s->resumed;
 }
 
 /* ------------------------------------------------------------------ what has to be the same */

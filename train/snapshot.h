@@ -11,19 +11,21 @@ typedef struct mtbal_snapshot_options {
     const char *path;   /* of the checkpoint */
     const char *output; /* path NULL: OUTPUT.checkpoint; both NULL: none is written */
     int64_t every;      /* steps of a training between two; 0: as many as take half a minute */
-    bool resume;        /* read the file, when it is there */
+    bool resume;        /* go on from the file, when it is there */
     const volatile sig_atomic_t *stop; /* not 0: save and end. May be NULL */
 } mtbal_snapshot_options;
 typedef struct mtbal_snapshot mtbal_snapshot;
 
-/* Close it whatever the status. MTBAL_INVALID when the file is damaged, truncated or of another
- * version, MTBAL_USAGE when there is nothing to resume from. */
+/* Close it whatever the status. MTBAL_INVALID when the file is damaged, truncated, of another
+ * version or something else, MTBAL_USAGE when nothing is named to resume from. */
 mtbal_status mtbal_snapshot_open(const mtbal_snapshot_options *options, mtbal_snapshot **snapshot,
                                  mtbal_diag *diag);
 /* done: the work is complete, the file goes. NULL is fine. */
 void mtbal_snapshot_close(mtbal_snapshot *snapshot, bool done);
 const char *mtbal_snapshot_path(const mtbal_snapshot *snapshot); /* NULL: none is written */
-bool mtbal_snapshot_resumed(const mtbal_snapshot *snapshot);     /* whether a file was read */
+bool mtbal_snapshot_resumed(const mtbal_snapshot *snapshot);     /* it goes on from the file */
+/* The file is there, and will be replaced because nobody asked to go on from it. */
+bool mtbal_snapshot_left_alone(const mtbal_snapshot *snapshot);
 
 /* A fingerprint of something without which the same bits cannot come out. */
 typedef struct mtbal_tie {
