@@ -24,7 +24,7 @@ void cli_note_resume(const mtbal_snapshot *snapshot, bool wanted)
         fprintf(stderr, "note: goes on from %s\n", path);
     else if (wanted)
         fprintf(stderr, "note: there is no checkpoint %s: begins at the start\n", path);
-    else if (mtbal_snapshot_left_alone(snapshot))
+    else if (mtbal_snapshot_ignores(snapshot))
         fprintf(stderr, "note: there is a checkpoint %s: --resume would go on from it\n", path);
 }
 

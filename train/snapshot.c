@@ -208,7 +208,7 @@ bool mtbal_snapshot_resumed(const mtbal_snapshot *s)
     return s->resumed;
 }
 
-bool mtbal_snapshot_left_alone(const mtbal_snapshot *s)
+bool mtbal_snapshot_ignores(const mtbal_snapshot *s)
 {
     return s->found && !s->resumed;
 }

@@ -25,7 +25,7 @@ void mtbal_snapshot_close(mtbal_snapshot *snapshot, bool done);
 const char *mtbal_snapshot_path(const mtbal_snapshot *snapshot); /* NULL: none is written */
 bool mtbal_snapshot_resumed(const mtbal_snapshot *snapshot);     /* it goes on from the file */
 /* The file is there, and will be replaced because nobody asked to go on from it. */
-bool mtbal_snapshot_left_alone(const mtbal_snapshot *snapshot);
+bool mtbal_snapshot_ignores(const mtbal_snapshot *snapshot);
 
 /* A fingerprint of something without which the same bits cannot come out. */
 typedef struct mtbal_tie {
