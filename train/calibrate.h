@@ -95,6 +95,18 @@ mtbal_status mtbal_calibrate_heads(const mtbal_calibrate_options *options, int n
 mtbal_status mtbal_calibrate_joint(const mtbal_calibrate_options *options, int ntasks,
                                    mtbal_calibration *results, mtbal_on_epoch *on_epoch,
                                    void *context, mtbal_diag *diag);
+
+/* ------------------------------------------------------------------ jobs.c */
+
+/* mtbal_calibrate_task for every task, into results [ntasks], options->jobs at a time. on_epoch and
+ * on_trained are called from one thread at a time. The error is that of the first task that failed,
+ * as if they had been trained one after another. */
+mtbal_status mtbal_calibrate_tasks(const mtbal_calibrate_options *options, int ntasks,
+                                   const char *const *tasks, mtbal_calibration *results,
+                                   mtbal_on_epoch *on_epoch, void *context, mtbal_diag *diag);
+
+/* ------------------------------------------------------------------ store.c */
+
 /* Writes the model at `from`, with the results as its calibration states, to `to` (which may be the
  * same file). */
 mtbal_status mtbal_calibration_store(const char *from, const char *to, int count,
@@ -104,15 +116,6 @@ mtbal_status mtbal_calibration_store(const char *from, const char *to, int count
 mtbal_status mtbal_calibrate_model(mtbal_model *model, const char *to,
                                    const mtbal_calibrate_options *options, mtbal_arena *arena,
                                    mtbal_calibration **results, int *count,
-                                   mtbal_on_epoch *on_epoch, void *context, mtbal_diag *diag);
-
-/* ------------------------------------------------------------------ jobs.c */
-
-/* mtbal_calibrate_task for every task, into results [ntasks], options->jobs at a time. on_epoch and
- * on_trained are called from one thread at a time. The error is that of the first task that failed,
- * as if they had been trained one after another. */
-mtbal_status mtbal_calibrate_tasks(const mtbal_calibrate_options *options, int ntasks,
-                                   const char *const *tasks, mtbal_calibration *results,
                                    mtbal_on_epoch *on_epoch, void *context, mtbal_diag *diag);
 
 /* ------------------------------------------------------------------ measure.c */
