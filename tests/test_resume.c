@@ -149,10 +149,10 @@ static const struct subject {
                   "--warmup 7 --norm-every 3 --set lr=0.01 --save @out.onnx --log @log.jsonl "
                   "--report @report.html "
                   "--json --checkpoint-every 7"},
-    {"mtbal-calibrate",
-     "@step.onnx --data @net.npz --valid @valid.npz --batch 16 --max-epochs 14 --patience 4 "
-     "--measure recal --set lr=0.01 -o @out.onnx --log @log.jsonl "
-     "--report @report.html --compare --json --checkpoint-every 7"},
+    {"mtbal-calibrate", "@step.onnx --data @net.npz --valid @valid.npz --batch 16 --max-epochs 40 "
+                        "--patience 6 --window 130 "
+                        "--measure recal --set lr=0.03 -o @out.onnx --log @log.jsonl "
+                        "--report @report.html --compare --json --checkpoint-every 7"},
     {"mtbal-calibrate",
      "@step.onnx --data @net.npz --batch 16 --max-epochs 30 --patience 30 --measure heads "
      "--set lr=0.01 -o @out.onnx --log @log.jsonl --report @report.html --json "
@@ -428,10 +428,10 @@ static const refusal refusals[] = {
     {0, "--checkpoint @log.jsonl", 4, "no checkpoint"},
     {0, "--checkpoint @net.npz", 4, "no checkpoint"},
     {1, "--measure floor", 2, "another --measure"},
-    {1, "--window 20", 2, "another --window"},
+    {1, "--window 131", 2, "another --window"},
     {1, "--kappa 0.1", 2, "another --kappa"},
-    {1, "--max-epochs 15", 2, "another --max-epochs"},
-    {1, "--patience 5", 2, "another --patience"},
+    {1, "--max-epochs 41", 2, "another --max-epochs"},
+    {1, "--patience 7", 2, "another --patience"},
     {1, "--cosine", 2, "another --cosine"},
     {1, "--metric a=rmse:a,y0", 2, "another --metric"},
     {1, "--valid @net.npz", 4, "another --valid"},
