@@ -426,7 +426,6 @@ static const refusal refusals[] = {
     {0, "--metric rmse:a,y0", 2, "another --metric"},
     {0, "--outputs @y.npz", 2, "--outputs"},
     {0, "--checkpoint @log.jsonl", 4, "no checkpoint"},
-    {0, "--checkpoint @net.npz", 4, "no checkpoint"},
     {1, "--measure floor", 2, "another --measure"},
     {1, "--window 131", 2, "another --window"},
     {1, "--kappa 0.1", 2, "another --kappa"},
@@ -494,7 +493,7 @@ START_TEST(test_not_resumed)
 {
     const struct subject *s = &subjects[_i];
     double took = make_reference(s);
-    line l = line_of(s, ""), other = line_of(s, "--seed 8"), model = l, data = l;
+    line l = line_of(s, ""), other = line_of(s, "--seed 8"), model = l, data = l, output = l;
     interrupt(&l, SIGINT, took);
     expect(&l, 0, "--resume would go on from it");
     check_result(s->command);
@@ -505,8 +504,10 @@ START_TEST(test_not_resumed)
     copy_file("net.npz", "kept.npz");
     say(&model, "--checkpoint @step.onnx");
     say(&data, "--checkpoint @net.npz");
+    say(&output, "--checkpoint @out.onnx");
     expect(&model, 4, "this is no checkpoint");
     expect(&data, 4, "this is no checkpoint");
+    expect(&output, 2, "out.onnx is the output");
     ck_assert(files_equal(files_path("kept.onnx"), files_path("step.onnx")));
     ck_assert(files_equal(files_path("kept.npz"), files_path("net.npz")));
 }

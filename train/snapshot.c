@@ -161,6 +161,9 @@ mtbal_status mtbal_snapshot_open(const mtbal_snapshot_options *o, mtbal_snapshot
     if (!path && o->resume)
         return mtbal_fail(diag, MTBAL_USAGE, "--resume", "name it with --checkpoint FILE",
                           "there is no checkpoint to go on from");
+    if (o->path && o->output && !strcmp(o->path, o->output))
+        return mtbal_fail(diag, MTBAL_USAGE, "--checkpoint", "name another file",
+                          "%s is the output", o->path);
     mtbal_snapshot *s = mtbal_malloc(sizeof *s);
     if (!s)
         return mtbal_no_memory(diag);
