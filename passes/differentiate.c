@@ -66,6 +66,56 @@ static mtbal_status cross(mtbal_sweep *s, mtbal_node *node, mtbal_gradient_fn *r
     return s->b->status;
 }
 
+/* Nodes behind `before`: which values depend on those marked. */
+static void mark_dependent(mtbal_node *first, bool *active, int n)
+{
+    for (mtbal_node *node = first; node; node = node->next) {
+        bool any = mtbal_reads(node, active, n);
+        for (int i = 0; i < node->nout; i++)
+            if (node->out[i])
+                active[node->out[i]->id] = any && mtbal_dtype_is_float(node->out[i]->type.dtype);
+    }
+}
+
+mtbal_status mtbal_rule_written_out(mtbal_gradient *g)
+{
+    mtbal_model *model = g->b->graph->model;
+    mtbal_node *before = g->b->graph->last;
+    mtbal_value **y = mtbal_arena_array(model->arena, (size_t)g->ny, sizeof(mtbal_value *));
+    const char *why = y ? mtbal_write_out(g->b, g->node, y) : NULL;
+    MTBAL_TRY(g->b->status);
+    if (!y || why)
+        return y ? mtbal_fail(g->diag, MTBAL_UNSUPPORTED, g->node->name, NULL, "%s", why)
+                 : mtbal_no_memory(g->diag);
+    int n = model->nvalues;
+    mtbal_sweep s = {.graph = g->b->graph, .b = g->b, .nvalues = n};
+    bool *active = mtbal_arena_array(model->arena, (size_t)n, sizeof *active);
+    s.cotangent = mtbal_arena_array(model->arena, (size_t)n, sizeof *s.cotangent);
+    s.active = active;
+    if (!active || !s.cotangent)
+        return mtbal_no_memory(g->diag);
+    for (int i = 0; i < g->nx; i++)
+        if (g->need[i])
+            active[g->x[i]->id] = true;
+    mark_dependent(before ? before->next : g->b->graph->first, active, n);
+    for (int i = 0; i < g->ny; i++)
+        if (y[i] && g->dy[i] && active[y[i]->id])
+            accumulate(&s, y[i], g->dy[i]);
+    for (mtbal_node *node = g->b->graph->last, *prev; node != before; node = prev) {
+        bool stop;
+        prev = node->prev;
+        mtbal_gradient_fn *rule = mtbal_gradient_rule(node->opcode, &stop);
+        if (rule && mtbal_reads(node, active, n))
+            MTBAL_TRY(cross(&s, node, rule, g->diag));
+    }
+    for (int i = 0; i < g->nx; i++)
+        if (g->need[i]) {
+            g->dx[i] = s.cotangent[g->x[i]->id];
+            s.cotangent[g->x[i]->id] = NULL; /* an operand that is given twice */
+        }
+    return MTBAL_OK;
+}
+
 mtbal_status mtbal_differentiate(mtbal_sweep *s)
 {
     mtbal_diag blocked = {0};

@@ -294,3 +294,18 @@ RULE(reverse_sequence)
                                 mtbal_attr_i(g->node, "time_axis", 0));
     return MTBAL_OK;
 }
+
+/* What was cut off comes back as zeros, and the other way round. */
+RULE(center_crop_pad)
+{
+    mtbal_builder *b = g->b;
+    const int64_t *axes;
+    int n = mtbal_attr_ints(g->node, "axes", &axes);
+    mtbal_value *shape = mtbal_emit_shape(b, g->x[0]);
+    if (n >= 0)
+        shape = mtbal_emit(b, "Gather", shape, mtbal_const_i64s(b, n, axes));
+    mtbal_value *in[2] = {g->dy[0], shape};
+    g->dx[0] = n < 0 ? mtbal_emit_n(b, "CenterCropPad", 2, in)
+                     : mtbal_emit_attrs(b, "CenterCropPad", 2, in, "axes=I", n, axes);
+    return MTBAL_OK;
+}
