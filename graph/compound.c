@@ -246,29 +246,6 @@ static const char *swi_glu(compound *c)
     return NULL;
 }
 
-/* What Gather takes at the positions where the condition holds. */
-static const char *compress(compound *c)
-{
-    mtbal_builder *b = c->b;
-    mtbal_value *x = c->x[0];
-    const mtbal_attr *axis = mtbal_attr_find(c->node, "axis");
-    const int64_t flat = -1, at = axis ? axis->i : 0, zero = 0;
-    int rank = x->type.rank;
-    if (rank < 0)
-        return "an operand of unknown rank";
-    if (!axis)
-        x = compound_reshape(b, x, 1, &flat);
-    int place = (int)(at < 0 ? at + rank : at);
-    mtbal_value *size =
-        mtbal_emit(b, "Squeeze", compound_size(b, x, place), mtbal_const_i64s(b, 1, &zero));
-    mtbal_value *all = mtbal_emit(b, "Range", mtbal_const_i64(b, 0), size, mtbal_const_i64(b, 1));
-    mtbal_value *in[2] = {all, c->x[1]};
-    in[1] = mtbal_emit_attrs(b, "Compress", 2, in, "axis=i", zero);
-    in[0] = x;
-    c->y[0] = mtbal_emit_attrs(b, "Gather", 2, in, "axis=i", (int64_t)place);
-    return NULL;
-}
-
 /* A product of matrices: theta (N, k, k+1) times the homogeneous positions, which the same operator
  * gives for the identity. */
 static const char *affine_grid(compound *c)
@@ -388,7 +365,6 @@ static const struct {
     {"AffineGrid", affine_grid},
     {"Attention", mtbal_compound_attention},
     {"Col2Im", mtbal_compound_col2im},
-    {"Compress", compress},
     {"CumProd", cum_prod},
     {"GlobalLpPool", global_lp_pool},
     {"GridSample", mtbal_compound_grid_sample},

@@ -188,59 +188,12 @@ RULE(slice)
     return MTBAL_OK;
 }
 
-/* constant: cut the padding off. The others: each border element belongs to an inner one: pad a
- * range the same way, and sum what has the same number, axis by axis. */
-static mtbal_value *fold_borders(mtbal_gradient *g, const char *mode)
-{
-    mtbal_builder *b = g->b;
-    mtbal_value *dy = g->dy[0];
-    int rank = g->x[0]->type.rank;
-    const mtbal_tensor *t = g->x[1] ? g->x[1]->tensor : NULL;
-    if (rank < 1 || !t || !t->data || t->count != 2 * rank || (g->nx > 3 && g->x[3]))
-        return NULL;
-    for (int64_t axis = 0; axis < rank; axis++) {
-        int64_t pads[2] = {mtbal_tensor_i64(t, axis), mtbal_tensor_i64(t, axis + rank)},
-                size = g->x[0]->type.dims[axis].size;
-        int64_t ones[MAX_RANK], dims[MAX_RANK], range[1024];
-        if (!pads[0] && !pads[1])
-            continue;
-        if (size < 1 || size > 1024 || !mtbal_shape_known(&dy->type))
-            return NULL;
-        for (int64_t i = 0; i < size; i++)
-            range[i] = i;
-        mtbal_value *from = mtbal_emit_attrs(
-            b, "Pad", 2,
-            (mtbal_value *[]){mtbal_const_i64s(b, (int)size, range), mtbal_const_i64s(b, 2, pads)},
-            "mode=s", mode);
-        for (int d = 0; d < rank; d++) {
-            ones[d] = d == axis ? -1 : 1;
-            dims[d] = d == axis ? size : dy->type.dims[d].size;
-        }
-        mtbal_value *index =
-            mtbal_emit(b, "Expand", mtbal_emit_reshape(b, from, mtbal_const_i64s(b, rank, ones)),
-                       mtbal_emit_shape(b, dy));
-        mtbal_value *shape = mtbal_const_i64s(b, rank, dims);
-        mtbal_value *zeros = mtbal_emit_attrs(
-            b, "ConstantOfShape", 1, &shape, "value=t",
-            mtbal_tensor_new(b->graph->model, dy->type.dtype, 1, (int64_t[]){1}, NULL));
-        dy = mtbal_emit_attrs(b, "ScatterElements", 3, (mtbal_value *[]){zeros, index, dy},
-                              "axis=i reduction=s", axis, "add");
-        if (!dy)
-            return NULL;
-    }
-    return dy;
-}
-
 RULE(pad)
 {
     mtbal_builder *b = g->b;
     const char *mode = mtbal_attr_s(g->node, "mode", "constant");
-    if (strcmp(mode, "constant")) {
-        g->dx[0] = fold_borders(g, mode);
-        return g->dx[0] || b->status
-                   ? MTBAL_OK
-                   : rule_unsupported(g, "padding by reflection of an unknown size");
-    }
+    if (strcmp(mode, "constant")) /* each border element is a copy of an inner one */
+        return rule_by_positions(g);
     /* Pad again, by the negative amounts: what was cut off comes back as zeros. */
     mtbal_value *back = NEG(g->x[1]);
     mtbal_value *axes = g->nx > 3 && g->x[3] ? g->x[3] : MTBAL_OMIT;
