@@ -330,14 +330,15 @@ mtbal_status mtbal_rule_max_pool(mtbal_gradient *g)
     return MTBAL_OK;
 }
 
-/* The share of a window that counts in each mean, as a pool of ones (N, C, O..): padding counts with
- * count_include_pad, what hangs over the padding's end (ceil_mode) never. A frame that is widened by
- * one stride gives a floor-mode pool all windows of ceil_mode, and perhaps one more, which is cut. */
+/* The share of a window that counts in each mean, as a pool of ones (N, C, O..): padding counts
+ * with count_include_pad, what hangs over the padding's end (ceil_mode) never. A frame that is
+ * widened by one stride gives a floor-mode pool all windows of ceil_mode, and perhaps one more,
+ * which is cut. */
 static mtbal_value *counted_share(mtbal_gradient *g, const window *w, bool ceil_mode)
 {
     mtbal_builder *b = g->b;
-    int64_t pads[2 * (MAX_SPATIAL + 2)] = {0}, hang[2 * (MAX_SPATIAL + 2)] = {0},
-            axes[MAX_SPATIAL], zeros[MAX_SPATIAL] = {0}, two = 2;
+    int64_t pads[2 * (MAX_SPATIAL + 2)] = {0}, hang[2 * (MAX_SPATIAL + 2)] = {0}, axes[MAX_SPATIAL],
+                                    zeros[MAX_SPATIAL] = {0}, two = 2;
     int rank = w->n + 2;
     for (int i = 0; i < w->n; i++) {
         pads[i + 2] = w->pad[i];

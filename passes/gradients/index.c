@@ -137,9 +137,9 @@ static mtbal_status scatter_extreme(mtbal_gradient *g, bool elements)
     mtbal_builder *b = g->b;
     const char *op = elements ? "ScatterElements" : "ScatterND",
                *gather = elements ? "GatherElements" : "GatherND";
-#define AT(v)                                                                                  \
-    (elements ? mtbal_emit_attrs(b, gather, 2, (mtbal_value *[]){(v), g->x[1]}, "axis=i",      \
-                                 rule_axis(g, 0))                                              \
+#define AT(v)                                                                             \
+    (elements ? mtbal_emit_attrs(b, gather, 2, (mtbal_value *[]){(v), g->x[1]}, "axis=i", \
+                                 rule_axis(g, 0))                                         \
               : mtbal_emit(b, gather, (v), g->x[1]))
     mtbal_value *kept = rule_mask(b, BINARY("Equal", g->x[0], g->y[0]), g->x[0]);
     mtbal_value *taken = rule_mask(b, BINARY("Equal", g->x[2], AT(g->y[0])), g->x[0]);
