@@ -117,6 +117,17 @@ static const rule_case cases[] = {
     {17, "a[1,1,4,4]",
      "s = Constant <value = float[4] {1, 1, 2, 0.5}> () "
      "y = Resize <mode = \"nearest\"> (a, , s)"},
+    {18, "a[1,1,5,7]",
+     "s = Constant <value = int64[2] {3, 4}> () "
+     "y = Resize <mode = \"linear\", antialias = 1, axes = [2, 3]> (a, , , s)"},
+    {18, "a[1,1,5,7]",
+     "s = Constant <value = int64[4] {1, 1, 2, 9}> () "
+     "y = Resize <mode = \"cubic\", antialias = 1, exclude_outside = 1> (a, , , s)"},
+    {17, "a[1,1,4,5]",
+     "r = Constant <value = float[8] {0, 0, 0.2, -0.3, 1, 1, 0.9, 0.8}> () "
+     "s = Constant <value = int64[4] {1, 1, 4, 6}> () "
+     "y = Resize <mode = \"linear\", coordinate_transformation_mode = \"tf_crop_and_resize\", "
+     "extrapolation_value = 0.4> (a, r, , s)"},
     /* normalisation */
     {17, "a[3,2,4] b[2] c[2]",
      "m = Constant <value = double[2] {0.1, 0.2}> () v = Constant <value = double[2] {1, 2}> () "
