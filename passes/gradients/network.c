@@ -356,8 +356,8 @@ static mtbal_value *axis_region(mtbal_gradient *g, int64_t at, int64_t n)
     mtbal_builder *b = g->b;
     const int64_t pair[2] = {at, at + n}, columns[2] = {1, -1}, whole[2] = {0, 1}, flat = -1;
     mtbal_value *ends = mtbal_emit(b, "Gather", g->x[1], mtbal_const_i64s(b, 2, pair));
-    mtbal_value *rows[2] = {
-        mtbal_emit_cast(b, mtbal_const_i64s(b, 2, whole), g->x[1]->type.dtype), ends};
+    mtbal_value *rows[2] = {mtbal_emit_cast(b, mtbal_const_i64s(b, 2, whole), g->x[1]->type.dtype),
+                            ends};
     for (int i = 0; i < 2; i++)
         rows[i] = mtbal_emit_reshape(b, rows[i], mtbal_const_i64s(b, 2, columns));
     mtbal_value *both = mtbal_emit_attrs(b, "Concat", 2, rows, "axis=i", (int64_t)0);
@@ -387,9 +387,10 @@ RULE(resize)
         bool unit = scales && scales->tensor && scales->tensor->data && at >= 0 &&
                     mtbal_tensor_f64(scales->tensor, at) == 1;
         if (at < 0 || (!crop && unit) ||
-            (!crop && !scales && mtbal_dim_equal(x->type.dims[axis], g->y[0]->type.rank == rank
-                                                                ? g->y[0]->type.dims[axis]
-                                                                : (mtbal_dim){-1, NULL})))
+            (!crop && !scales &&
+             mtbal_dim_equal(x->type.dims[axis], g->y[0]->type.rank == rank
+                                                     ? g->y[0]->type.dims[axis]
+                                                     : (mtbal_dim){-1, NULL})))
             continue;
         mtbal_value *which = mtbal_const_i64s(b, 1, &axis);
         mtbal_value *matrix = axis_matrix(
