@@ -37,6 +37,7 @@ mtbal_value *compound_slice(mtbal_builder *b, mtbal_value *x, int64_t axis, int6
 int compound_ints(const mtbal_value *x, int64_t *values, int limit);
 
 compound_fn mtbal_compound_attention, mtbal_compound_rotary_embedding, mtbal_compound_col2im,
-    mtbal_compound_grid_sample;
+    mtbal_compound_grid_sample, mtbal_compound_dft, mtbal_compound_stft, mtbal_compound_hann_window,
+    mtbal_compound_hamming_window, mtbal_compound_blackman_window;
 
 #endif

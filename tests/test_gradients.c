@@ -272,6 +272,15 @@ static const rule_case cases[] = {
     {20, "a[1,2,2,3,2] g[1,2,1,3,3]",
      "y = GridSample <mode = \"linear\", padding_mode = \"reflection\"> (a, g)"},
     {20, "a[1,2,3,4] g[1,2,3,2]", "y = GridSample <mode = \"nearest\"> (a, g)"},
+    {20, "a[2,5,1]", "y = DFT <onesided = 1> (a)"},
+    {20, "a[2,5,3,2]",
+     "n = Constant <value = int64 {4}> () x = Constant <value = int64 {1}> () y = DFT (a, n, x)"},
+    {17, "a[2,4,2]", "y = DFT <inverse = 1, onesided = 1> (a)"},
+    {17, "a[3,4,2]", "n = Constant <value = int64 {5}> () y = DFT <inverse = 1, axis = 0> (a, n)"},
+    {17, "a[2,9,1] w[4]", "s = Constant <value = int64 {2}> () y = STFT (a, s, w)"},
+    {17, "a[1,7,2]",
+     "s = Constant <value = int64 {3}> () n = Constant <value = int64 {4}> () "
+     "y = STFT <onesided = 0> (a, s, , n)"},
     /* recurrent: all operands; each direction, layout, lengths, what of the outputs is used */
     {17, "x[4,2,3] w[1,12,3] r[1,12,3] b[1,24] h[1,2,3] c[1,2,3] p[1,9]",
      "y, z, q = LSTM <hidden_size = 3> (x, w, r, b, , h, c, p) k = Exp (q)"},
