@@ -2,6 +2,7 @@
  * (passes/gradients) and, where the runtime has no kernel, executed (lower). One function an
  * operator; sizes may be known or not. */
 #include "graph/compound.h"
+#include "graph/internal.h"
 
 #include <string.h>
 
@@ -35,6 +36,14 @@ mtbal_value *compound_slice(mtbal_builder *b, mtbal_value *x, int64_t axis, int6
 {
     return mtbal_emit(b, "Slice", x, mtbal_const_i64s(b, 1, &from), mtbal_const_i64s(b, 1, &to),
                       mtbal_const_i64s(b, 1, &axis));
+}
+
+bool compound_sane(const int64_t *values, int n, int64_t least)
+{
+    for (int i = 0; i < n; i++)
+        if (values[i] < least || values[i] > 1 << 24)
+            return false;
+    return true;
 }
 
 int compound_ints(const mtbal_value *x, int64_t *values, int limit)
@@ -220,6 +229,9 @@ static const char *max_unpool(compound *c)
     mtbal_value *parts[MAX_RANK];
     if (c->x[2] || n < 1 || n + 2 > MAX_RANK || x->type.rank != n + 2)
         return "an output_shape, or an operand of unknown rank";
+    if (!compound_sane(kernel, n, 1) || !compound_sane(strides, nstrides, 1) ||
+        !compound_sane(pads, npads, 0))
+        return "windows that cannot be";
     parts[0] = compound_size(b, x, 0);
     parts[1] = compound_size(b, x, 1);
     for (int i = 0; i < n; i++) {
@@ -289,6 +301,8 @@ static const char *cum_prod(compound *c)
     if (compound_ints(c->x[1], &axis, 1) != 1 || rank < 1 || rank > MAX_RANK)
         return "an axis or a rank that is not known before the run";
     axis += axis < 0 ? rank : 0;
+    if (axis < 0 || axis >= rank)
+        return "an axis that there is not";
     for (int d = 0; d < rank; d++)
         perm[d] = d == axis ? rank - 1 : d == rank - 1 ? axis : d;
     mtbal_value *n =
@@ -320,6 +334,8 @@ static const char *tensor_scatter(compound *c)
     if (rank < 2 || rank > MAX_RANK)
         return "an operand of unknown rank";
     axis += axis < 0 ? rank : 0;
+    if (axis < 0 || axis >= rank)
+        return "an axis that there is not";
     for (int d = 0; d < rank; d++) {
         first[d] = d == 0 ? -1 : 1;
         along[d] = d == axis ? -1 : 1;
@@ -368,6 +384,7 @@ static const struct {
     {"Col2Im", mtbal_compound_col2im},
     {"CumProd", cum_prod},
     {"DFT", mtbal_compound_dft},
+    {"DeformConv", mtbal_compound_deform_conv},
     {"GlobalLpPool", global_lp_pool},
     {"GridSample", mtbal_compound_grid_sample},
     {"GroupNormalization", group_normalization},
@@ -378,6 +395,7 @@ static const struct {
     {"MaxUnpool", max_unpool},
     {"MeanVarianceNormalization", mean_variance_normalization},
     {"RMSNormalization", rms_normalization},
+    {"RoiAlign", mtbal_compound_roi_align},
     {"RotaryEmbedding", mtbal_compound_rotary_embedding},
     {"STFT", mtbal_compound_stft},
     {"SwiGLU", swi_glu},
@@ -388,6 +406,8 @@ static const struct {
 const char *mtbal_write_out(mtbal_builder *b, const mtbal_node *node, mtbal_value **y)
 {
     compound c = {.b = b, .node = node, .y = y};
+    if (graph_check_operands(node, false, NULL) != MTBAL_OK)
+        return "operands are missing";
     for (int i = 0; i < node->nin && i < 8; i++)
         c.x[i] = node->in[i];
     for (size_t i = 0; i < sizeof table / sizeof *table; i++)

@@ -33,11 +33,14 @@ mtbal_value *compound_reshape(mtbal_builder *b, mtbal_value *x, int n, const int
 mtbal_value *compound_concat(mtbal_builder *b, int n, mtbal_value *const *x, int64_t axis);
 mtbal_value *compound_slice(mtbal_builder *b, mtbal_value *x, int64_t axis, int64_t from,
                             int64_t to);
+/* Are all of them between `least` and what no model needs more of? */
+bool compound_sane(const int64_t *values, int n, int64_t least);
 /* Integers of an operand that is a constant: their count, or -1. */
 int compound_ints(const mtbal_value *x, int64_t *values, int limit);
 
 compound_fn mtbal_compound_attention, mtbal_compound_rotary_embedding, mtbal_compound_col2im,
-    mtbal_compound_grid_sample, mtbal_compound_dft, mtbal_compound_stft, mtbal_compound_hann_window,
+    mtbal_compound_grid_sample, mtbal_compound_deform_conv, mtbal_compound_roi_align,
+    mtbal_compound_dft, mtbal_compound_stft, mtbal_compound_hann_window,
     mtbal_compound_hamming_window, mtbal_compound_blackman_window;
 
 #endif

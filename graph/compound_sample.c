@@ -1,9 +1,9 @@
-/* graph/compound_sample.c: Col2Im and GridSample written out. */
+/* graph/compound_sample.c: Col2Im, GridSample and DeformConv written out. */
 #include "graph/compound.h"
 
 #include <string.h>
 
-enum { MAX_AXES = 4, MAX_TAPS = 4 };
+enum { MAX_AXES = 4, MAX_TAPS = 4, MAX_BLOCK = 4096 };
 
 /* ------------------------------------------------------------------ Col2Im */
 
@@ -31,11 +31,15 @@ const char *mtbal_compound_col2im(compound *c)
     list(c->node, "strides", n, 1, stride);
     list(c->node, "dilations", n, 1, dilation);
     list(c->node, "pads", 2 * n, 0, pad);
+    if (!compound_sane(image, n, 1) || !compound_sane(block, n, 1) ||
+        !compound_sane(stride, n, 1) || !compound_sane(dilation, n, 1) ||
+        !compound_sane(pad, 2 * n, 0))
+        return "a block that cannot be";
     for (int i = 0; i < n; i++) {
         int64_t room = image[i] + pad[i] + pad[i + n] - dilation[i] * (block[i] - 1) - 1;
-        if (block[i] < 1 || stride[i] < 1 || room < 0)
-            return "a block that is larger than the image";
         columns[1] *= block[i];
+        if (room < 0 || columns[1] > MAX_BLOCK)
+            return "a block that is larger than the image, or very large";
         columns[i + 2] = room / stride[i] + 1;
         more[i] = room % stride[i];
         kernel[i + 2] = block[i];
@@ -117,13 +121,11 @@ static void cubic_shares(const sampling *s, mtbal_value *t, mtbal_value **of)
     }
 }
 
-/* The elements around the position g in [-1, 1]. */
-static void take_taps(const sampling *s, mtbal_value *g, taps *t)
+/* The elements around a position, which counts elements from 0. */
+static void take_taps(const sampling *s, mtbal_value *at, taps *t)
 {
     mtbal_builder *b = s->b;
-    mtbal_value *x = s->x, *one = LIKE(x, 1), *half = LIKE(x, 0.5), *size = t->size;
-    mtbal_value *at = s->align ? MUL(MUL(ADD(g, one), half), SUB(size, one))
-                               : MUL(SUB(MUL(ADD(g, one), size), one), half);
+    mtbal_value *x = s->x, *one = LIKE(x, 1), *size = t->size;
     if (s->ntaps < 4)
         at = bounded(s, at, size);
     mtbal_value *first = s->ntaps == 1 ? UNARY("Round", at) : UNARY("Floor", at);
@@ -177,6 +179,28 @@ static mtbal_value *mix(const sampling *s, const taps *t, int n)
     return sum;
 }
 
+/* The sizes of x's axes behind the channels. */
+static void set_sizes(const sampling *s, taps *t, int n)
+{
+    mtbal_builder *b = s->b;
+    const int64_t zero = 0;
+    memset(t, 0, (size_t)n * sizeof *t);
+    for (int d = 0; d < n; d++)
+        t[d].size = mtbal_emit_cast(
+            b,
+            mtbal_emit(b, "Squeeze", compound_size(b, s->x, d + 2), mtbal_const_i64s(b, 1, &zero)),
+            s->x->type.dtype);
+}
+
+/* From [-1, 1], which are the centres of the outer elements (align) or their outer borders. */
+static mtbal_value *counted(const sampling *s, mtbal_value *g, mtbal_value *size)
+{
+    mtbal_builder *b = s->b;
+    mtbal_value *one = LIKE(s->x, 1), *half = LIKE(s->x, 0.5);
+    return s->align ? MUL(MUL(ADD(g, one), half), SUB(size, one))
+                    : MUL(SUB(MUL(ADD(g, one), size), one), half);
+}
+
 /* x (N, C, S..), grid (N, O.., n): positions, x's last axis first -> (N, C, O..) */
 const char *mtbal_compound_grid_sample(compound *c)
 {
@@ -196,18 +220,124 @@ const char *mtbal_compound_grid_sample(compound *c)
     s.align = mtbal_attr_i(c->node, "align_corners", 0) != 0;
     s.zeros = !strcmp(padding, "zeros");
     s.reflect = !strcmp(padding, "reflection");
-    memset(t, 0, sizeof t);
-    const int64_t points[3] = {0, -1, n}, zero = 0, end = n + 1;
+    set_sizes(&s, t, n);
+    const int64_t points[3] = {0, -1, n}, end = n + 1;
     mtbal_value *places = compound_reshape(b, mtbal_emit_cast(b, grid, x->type.dtype), 3, points);
     for (int d = 0; d < n; d++) {
         mtbal_value *which[2] = {places, mtbal_const_i64(b, n - 1 - d)};
-        t[d].size = mtbal_emit_cast(
-            b, mtbal_emit(b, "Squeeze", compound_size(b, x, d + 2), mtbal_const_i64s(b, 1, &zero)),
-            x->type.dtype);
-        take_taps(&s, mtbal_emit_attrs(b, "Gather", 2, which, "axis=i", (int64_t)2), &t[d]);
+        mtbal_value *at = mtbal_emit_attrs(b, "Gather", 2, which, "axis=i", (int64_t)2);
+        take_taps(&s, counted(&s, at, t[d].size), &t[d]);
     }
     mtbal_value *shape[3] = {compound_size(b, x, 0), compound_size(b, x, 1),
                              compound_slice(b, mtbal_emit_shape(b, grid), 0, 1, end)};
     c->y[0] = mtbal_emit_reshape(b, mix(&s, t, n), compound_concat(b, 3, shape, 0));
+    return NULL;
+}
+
+/* ------------------------------------------------------------------ DeformConv */
+
+/* A convolution of pictures whose columns are sampled: element k of the kernel at output o looks at
+ * o stride - pad + k dilation + offset[k, o]. */
+typedef struct deform {
+    int64_t kernel[2], stride[2], dilation[2], pad[4], groups, offset_groups, channels, makes;
+    int64_t taps; /* elements of the kernel */
+} deform;
+
+static const char *read_deform(const compound *c, deform *d)
+{
+    const mtbal_type *x = &c->x[0]->type, *w = &c->x[1]->type;
+    if (x->rank != 4 || w->rank != 4 || x->dims[1].size < 1)
+        return "an operand of unknown shape, or other than pictures";
+    d->groups = mtbal_attr_i(c->node, "group", 1);
+    d->offset_groups = mtbal_attr_i(c->node, "offset_group", 1);
+    d->channels = x->dims[1].size;
+    d->makes = w->dims[0].size;
+    for (int i = 0; i < 2; i++)
+        d->kernel[i] = w->dims[i + 2].size;
+    list(c->node, "strides", 2, 1, d->stride);
+    list(c->node, "dilations", 2, 1, d->dilation);
+    list(c->node, "pads", 4, 0, d->pad);
+    if (!compound_sane(d->kernel, 2, 1) || !compound_sane(d->stride, 2, 1) ||
+        !compound_sane(d->dilation, 2, 1) || !compound_sane(d->pad, 4, 0) || d->makes < 1 ||
+        d->groups < 1 || d->offset_groups < 1 || d->channels % d->groups || d->makes % d->groups ||
+        d->channels % d->offset_groups)
+        return "windows or groups that cannot be";
+    d->taps = d->kernel[0] * d->kernel[1];
+    return d->taps > MAX_BLOCK ? "a very large kernel" : NULL;
+}
+
+/* Where along `axis` (0: down) each element of the kernel looks without an offset: (1, k, k, O, 1)
+ * down, (1, k, k, 1, O) across. */
+static mtbal_value *regular_places(const compound *c, const deform *d, int axis)
+{
+    mtbal_builder *b = c->b;
+    const int64_t none = 0, along[5] = {1, 1, 1, axis ? 1 : -1, axis ? -1 : 1};
+    int64_t shape[5] = {1, 1, 1, 1, 1},
+            *starts =
+                mtbal_arena_array(b->graph->model->arena, (size_t)d->kernel[axis], sizeof *starts);
+    for (int64_t k = 0; starts && k < d->kernel[axis]; k++)
+        starts[k] = k * d->dilation[axis] - d->pad[axis];
+    shape[1 + axis] = d->kernel[axis];
+    if (!starts) {
+        b->status = MTBAL_NOMEM;
+        return NULL;
+    }
+    mtbal_value *n = mtbal_emit(b, "Squeeze", compound_size(b, c->x[2], axis + 2),
+                                mtbal_const_i64s(b, 1, &none));
+    mtbal_value *o = mtbal_emit(b, "Range", mtbal_const_i64(b, 0), n, mtbal_const_i64(b, 1));
+    mtbal_value *steps = MUL(compound_reshape(b, o, 5, along), mtbal_const_i64(b, d->stride[axis]));
+    mtbal_value *first = mtbal_const_i64s(b, (int)d->kernel[axis], starts);
+    return mtbal_emit_cast(b, ADD(steps, compound_reshape(b, first, 5, shape)),
+                           c->x[0]->type.dtype);
+}
+
+const char *mtbal_compound_deform_conv(compound *c)
+{
+    mtbal_builder *b = c->b;
+    deform d;
+    const char *why = read_deform(c, &d);
+    if (why)
+        return why;
+    int64_t each = d.channels / d.offset_groups, per = d.channels / d.groups;
+    /* (N og, C / og, H, W); offsets (N, og, k, k, 2, O, O) as (N og, k, k, O, O) down and across */
+    mtbal_value *batch = compound_size(b, c->x[0], 0), *rows[3];
+    rows[0] = mtbal_const_i64s(b, 2, (int64_t[]){-1, each});
+    rows[1] = compound_size(b, c->x[0], 2);
+    rows[2] = compound_size(b, c->x[0], 3);
+    sampling s = {.b = b, .zeros = true, .ntaps = 2};
+    s.x = mtbal_emit_reshape(b, c->x[0], compound_concat(b, 3, rows, 0));
+    rows[0] = mtbal_const_i64s(b, 4, (int64_t[]){-1, d.kernel[0], d.kernel[1], 2});
+    rows[1] = compound_size(b, c->x[2], 2);
+    rows[2] = compound_size(b, c->x[2], 3);
+    mtbal_value *offset = mtbal_emit_reshape(b, c->x[2], compound_concat(b, 3, rows, 0));
+    taps t[2];
+    if (!s.x)
+        return NULL;
+    set_sizes(&s, t, 2);
+    for (int axis = 0; axis < 2; axis++) {
+        mtbal_value *in[2] = {offset, mtbal_const_i64(b, axis)};
+        mtbal_value *moved = mtbal_emit_attrs(b, "Gather", 2, in, "axis=i", (int64_t)3);
+        mtbal_value *at = ADD(moved, regular_places(c, &d, axis));
+        take_taps(&s, compound_reshape(b, at, 2, (int64_t[]){0, -1}), &t[axis]);
+    }
+    mtbal_value *columns = mix(&s, t, 2); /* (N og, C / og, k k O O) */
+    if (c->x[4]) {
+        mtbal_value *all = mtbal_emit(b, "Slice", mtbal_emit_shape(b, columns),
+                                      mtbal_const_i64s(b, 1, (int64_t[]){2}),
+                                      mtbal_const_i64s(b, 1, (int64_t[]){3}));
+        rows[0] = mtbal_const_i64s(b, 2, (int64_t[]){-1, 1});
+        rows[1] = all;
+        columns = MUL(columns, mtbal_emit_reshape(b, c->x[4], compound_concat(b, 2, rows, 0)));
+    }
+    rows[0] = batch;
+    rows[1] = mtbal_const_i64s(b, 3, (int64_t[]){d.groups, per * d.taps, -1});
+    columns = mtbal_emit_reshape(b, columns, compound_concat(b, 2, rows, 0));
+    mtbal_value *w =
+        compound_reshape(b, c->x[1], 3, (int64_t[]){d.groups, d.makes / d.groups, per * d.taps});
+    rows[1] = mtbal_const_i64s(b, 1, &d.makes);
+    rows[2] = compound_slice(b, mtbal_emit_shape(b, c->x[2]), 0, 2, 4);
+    mtbal_value *y =
+        mtbal_emit_reshape(b, mtbal_emit(b, "MatMul", w, columns), compound_concat(b, 3, rows, 0));
+    c->y[0] = c->x[3] ? ADD(y, compound_reshape(b, c->x[3], 3, (int64_t[]){-1, 1, 1})) : y;
     return NULL;
 }

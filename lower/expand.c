@@ -24,6 +24,8 @@ static const struct {
     {"", "HannWindow", expand_written_out},
     {"", "HammingWindow", expand_written_out},
     {"", "BlackmanWindow", expand_written_out},
+    {"", "DeformConv", expand_written_out},
+    {"", "RoiAlign", expand_written_out},
     {"", "LRN", expand_written_out},
     {"", "LpPool", expand_written_out},
     {"", "GlobalLpPool", expand_written_out},

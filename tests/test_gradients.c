@@ -272,6 +272,14 @@ static const rule_case cases[] = {
     {20, "a[1,2,2,3,2] g[1,2,1,3,3]",
      "y = GridSample <mode = \"linear\", padding_mode = \"reflection\"> (a, g)"},
     {20, "a[1,2,3,4] g[1,2,3,2]", "y = GridSample <mode = \"nearest\"> (a, g)"},
+    {22, "a[2,4,4,5] w[2,2,2,3] o[2,24,2,4] b[2] m[2,12,2,4]",
+     "y = DeformConv <group = 2, offset_group = 2, strides = [2, 1], pads = [0, 1, 1, 0], "
+     "dilations = [2, 1]> (a, w, o, b, m)"},
+    {19, "a[1,2,4,4] w[3,2,2,2] o[1,8,3,3]", "y = DeformConv (a, w, o)"},
+    {16, "a[2,2,5,6] r[2,4]",
+     "i = Constant <value = int64[2] {1, 0}> () k = Constant <value = double[4] {0, 0, 3, 3}> () "
+     "q = Abs (r) s = Add (q, k) y = RoiAlign <output_height = 2, output_width = 3, "
+     "sampling_ratio = 2, spatial_scale = 0.9> (a, s, i)"},
     {20, "a[2,5,1]", "y = DFT <onesided = 1> (a)"},
     {20, "a[2,5,3,2]",
      "n = Constant <value = int64 {4}> () x = Constant <value = int64 {1}> () y = DFT (a, n, x)"},
