@@ -98,6 +98,17 @@ RULE(batch_norm)
     }
     if (g->need[2])
         g->dx[2] = mtbal_emit_reduce(b, "ReduceSum", dy, rank - 1, axes, false);
+    /* statistics that the graph computed: dmean = -scale sum(dy) / sd,
+     * dvar = -scale sum(dy (x - mean)) / (2 sd^3) */
+    mtbal_value *slope = g->need[3] || g->need[4] ? DIV(g->x[1], sd) : NULL;
+    if (g->need[3])
+        g->dx[3] = NEG(MUL(slope, mtbal_emit_reduce(b, "ReduceSum", dy, rank - 1, axes, false)));
+    if (g->need[4]) {
+        mtbal_value *centred = SUB(x, mtbal_emit_reshape(b, g->x[3], view));
+        mtbal_value *sum =
+            mtbal_emit_reduce(b, "ReduceSum", MUL(dy, centred), rank - 1, axes, false);
+        g->dx[4] = MUL(MUL(slope, sum), DIV(rule_scalar(b, x, -0.5), MUL(sd, sd)));
+    }
     return MTBAL_OK;
 }
 
@@ -376,7 +387,8 @@ RULE(resize)
     bool crop = !strcmp(mtbal_attr_s(g->node, "coordinate_transformation_mode", ""),
                         "tf_crop_and_resize") &&
                 g->x[1];
-    if (rank < 1 || rank > 8 || mtbal_attr_find(g->node, "keep_aspect_ratio_policy"))
+    if (rank < 1 || rank > 8 ||
+        strcmp(mtbal_attr_s(g->node, "keep_aspect_ratio_policy", "stretch"), "stretch"))
         return rule_unsupported(
             g, "a Resize that keeps the aspect ratio, or has an operand of unknown rank");
     mtbal_value *in_shape = mtbal_emit_shape(b, x), *out_shape = mtbal_emit_shape(b, g->y[0]);
