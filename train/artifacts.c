@@ -119,20 +119,6 @@ static mtbal_status restore(mtbal_model *model, const mtbal_array *arrays, int n
     return MTBAL_OK;
 }
 
-/* Whatever was trained must be there. */
-static mtbal_status check_params(const mtbal_model *model, const char *path, mtbal_diag *diag)
-{
-    mtbal_list params;
-    MTBAL_TRY(mtbal_property_list(model, "mtbal.params", model->arena, &params, diag));
-    for (int i = 0; i < model->graph->ninputs; i++)
-        for (int k = 0; k < params.count; k++)
-            if (!strcmp(model->graph->inputs[i]->name, params.names[k]))
-                return mtbal_fail(diag, MTBAL_INVALID, path, "name the checkpoint of this model",
-                                  "the checkpoint is of another model: it lacks %.200s",
-                                  params.names[k]);
-    return MTBAL_OK;
-}
-
 mtbal_status mtbal_artifacts_load(mtbal_model *model, const char *path, mtbal_diag *diag)
 {
     mtbal_checkpoint *c;
@@ -141,7 +127,7 @@ mtbal_status mtbal_artifacts_load(mtbal_model *model, const char *path, mtbal_di
     if (status == MTBAL_OK)
         status = restore(model, c->frozen, c->nfrozen, diag);
     if (status == MTBAL_OK)
-        status = check_params(model, path, diag);
+        status = mtbal_ort_restored(model, diag);
     mtbal_checkpoint_free(c);
     return status;
 }

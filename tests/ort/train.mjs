@@ -1,6 +1,6 @@
 // Trains artifacts of `mtbal-rewrite --target ort-training` in ONNX Runtime's own TrainingSession, in Node.js.
 // node train.mjs ONNXRUNTIME_WEB JOBS.json RESULTS.json
-// A job: {folder, steps, inputs: {name: {type, dims, data}}, scale: {step, factor} of the learning rate, or null}
+// A job: {folder, steps, inputs: {name: {type, dims, data}}, rates: the learning rate of each step, or null}
 // Its result: {names, steps: [{output: value}], eval: [values], params: [all, as one buffer]}, or {error}
 import {readFileSync, writeFileSync} from 'node:fs';
 import {join, resolve} from 'node:path';
@@ -25,23 +25,19 @@ async function train(job) {
         evalModel: part('eval_model.onnx'), optimizerModel: part('optimizer_model.onnx')});
     result.names = session.trainingOutputNames;
     const feeds = {};
-    for (const name of session.trainingInputNames) { // the order counts
-        const {type, dims, data} = job.inputs[name];
+    for (const [name, {type, dims, data}] of Object.entries(job.inputs))
         feeds[name] = new ort.Tensor(type, kinds[type].from(data, type === 'int64' ? BigInt : Number), dims);
-    }
+    const inOrder = names => Object.fromEntries(names.map(name => [name, feeds[name]])); // the order counts
     for (let i = 0; i < job.steps; i++) {
-        if (job.scale && i === job.scale.step) { // the learning rate, where a session has no setter
-            const all = await session.getContiguousParameters(true);
-            all.data[all.data.length - 2] = job.scale.factor;
-            await session.loadParametersBuffer(new Uint8Array(all.data.buffer, all.data.byteOffset, all.data.byteLength), true);
-        }
-        result.steps.push(values(await session.runTrainStep(feeds)));
+        if (job.rates) // the learning rate as an input: these sessions have no setter
+            feeds['mtbal/lr'] = new ort.Tensor('float32', [job.rates[i]], []);
+        result.steps.push(values(await session.runTrainStep(inOrder(session.trainingInputNames))));
         await session.runOptimizerStep();
         await session.lazyResetGrad();
     }
-    result.eval = Object.values(values(await session.runEvalStep(feeds)));
+    result.eval = Object.values(values(await session.runEvalStep(inOrder(session.evalInputNames))));
+    // once, and last of all: it frees memory that is not its own (onnxruntime-web 1.17 to 1.19.2)
     result.params = Array.from((await session.getContiguousParameters(false)).data);
-
     return result;
 }
 
