@@ -120,8 +120,10 @@ mtbal_status mtbal_rewrite(mtbal_model *model, const mtbal_options *options,
 /* A step graph (or any model) back into an inference model: mtbal's nodes, inputs and outputs
  * removed, states plain initializers again, BatchNormalization and Dropout in inference mode. */
 mtbal_status mtbal_inference(mtbal_model *model, const mtbal_options *options, mtbal_diag *diag);
-
-/* BatchNormalization normalises by its running statistics, Dropout passes on (inference.c). */
+/* A step graph back into the network that it was made from, in training mode still. Losses that
+ * --loss added are gone. */
+mtbal_status mtbal_original(mtbal_model *model, mtbal_diag *diag);
+/* BatchNormalization normalises by its running statistics, Dropout passes on. */
 mtbal_status mtbal_inference_mode(mtbal_model *model, mtbal_diag *diag);
 
 /* ------------------------------------------------------------------ ort/: the step graph in the
@@ -142,9 +144,12 @@ typedef struct mtbal_ort {
     double lr, beta1, beta2, epsilon, weight_decay; /* lr below 0: the session's */
     bool lr_is_input;
     int fed_lr_rank; /* of the parameter that carries it */
+    struct ort_step *step; /* what a step graph brought along, or NULL */
 } mtbal_ort;
 
-/* Before mtbal_rewrite: refuses what these sessions cannot load, splits the options. */
+/* Before mtbal_rewrite: refuses what these sessions cannot load, splits the options. The model may
+ * be a step graph: it becomes its network again; calibration and all other balancing state return
+ * in mtbal_ort_training. */
 mtbal_status mtbal_ort_begin(mtbal_model *model, const mtbal_options *given, mtbal_ort *ort,
                              mtbal_diag *diag);
 /* After it: the step graph becomes the training model. Its parameters and states are inputs now;

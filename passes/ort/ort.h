@@ -27,6 +27,11 @@ enum { ORT_MAX_OPSET = 21, ORT_MAX_IR = 10 };
  * changes nothing. */
 mtbal_status ort_fit_versions(mtbal_model *model, mtbal_diag *diag);
 
+/* step.c: a step graph as the model. First it becomes its network again; after the rewrite the
+ * balancing states get the values that they had in it, where the user has set no other. */
+mtbal_status ort_unwind(mtbal_model *model, mtbal_ort *ort, mtbal_diag *diag);
+mtbal_status ort_carry_over(mtbal_context *c, const mtbal_ort *ort);
+
 /* names.c */
 bool ort_is_gradient(const char *name);               /* a session takes it for one */
 mtbal_status ort_check_names(const mtbal_context *c); /* none of the user's is */

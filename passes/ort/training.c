@@ -221,6 +221,7 @@ mtbal_status mtbal_ort_training(mtbal_context *c, mtbal_ort *ort)
 {
     assembly a = {.c = c, .ort = ort};
     bool grads = (ort->given->outputs & MTBAL_OUT_GRADS) != 0;
+    MTBAL_TRY(ort_carry_over(c, ort));
     MTBAL_TRY(begin(&a));
     MTBAL_TRY(ort_check_names(c));
     MTBAL_TRY(ort_add_function(c));

@@ -1,4 +1,4 @@
-/* onnxio/folder.c: several files that get their names together. */
+/* onnxio/bundle.c: several files that get their names together. */
 #include "onnxio/onnxio.h"
 
 #include <dirent.h>
@@ -24,9 +24,9 @@ static mtbal_status folder_error(const char *path, const char *action, mtbal_dia
     return mtbal_fail(diag, MTBAL_IO, path, NULL, "cannot %s: %s", action, strerror(errno));
 }
 
-mtbal_status mtbal_folder_open(mtbal_folder *folder, const char *path, mtbal_diag *diag)
+mtbal_status mtbal_bundle_open(mtbal_bundle *bundle, const char *path, mtbal_diag *diag)
 {
-    *folder = (mtbal_folder){NULL, NULL};
+    *bundle = (mtbal_bundle){NULL, NULL};
     struct stat st;
     size_t n = strlen(path);
     if (!n || (stat(path, &st) == 0 && !S_ISDIR(st.st_mode)))
@@ -34,29 +34,29 @@ mtbal_status mtbal_folder_open(mtbal_folder *folder, const char *path, mtbal_dia
                           "this is not a folder");
     while (n > 1 && path[n - 1] == '/')
         n--;
-    folder->path = mtbal_malloc(n + 1);
+    bundle->path = mtbal_malloc(n + 1);
     char *temporary = mtbal_malloc(n + 48);
-    if (!folder->path || !temporary) {
+    if (!bundle->path || !temporary) {
         mtbal_free(temporary);
-        mtbal_folder_abort(folder);
+        mtbal_bundle_abort(bundle);
         return mtbal_no_memory(diag);
     }
-    memcpy(folder->path, path, n);
-    folder->path[n] = '\0';
+    memcpy(bundle->path, path, n);
+    bundle->path[n] = '\0';
     int made = -1;
     for (int i = 0; i < 1000 && made != 0; i++) {
-        snprintf(temporary, n + 48, "%s.%ld-%d.tmp", folder->path, (long)getpid(), i);
+        snprintf(temporary, n + 48, "%s.%ld-%d.tmp", bundle->path, (long)getpid(), i);
         made = mkdir(temporary, 0777);
         if (made != 0 && errno != EEXIST)
             break;
     }
     if (made == 0) {
-        folder->temporary = temporary;
+        bundle->temporary = temporary;
         return MTBAL_OK;
     }
     mtbal_status status = folder_error(path, "make a folder beside it", diag);
     mtbal_free(temporary);
-    mtbal_folder_abort(folder);
+    mtbal_bundle_abort(bundle);
     return status;
 }
 
@@ -119,50 +119,52 @@ static bool exchange(const char *from, const char *to, const char *name, bool ba
     return ok;
 }
 
-static mtbal_status move_files(mtbal_folder *f, mtbal_diag *diag)
+static mtbal_status move_files(mtbal_bundle *bundle, mtbal_diag *diag)
 {
     names list;
     int done = 0;
-    if (!list_files(f->temporary, &list))
+    if (!list_files(bundle->temporary, &list))
         return mtbal_no_memory(diag);
-    while (done < list.count && exchange(f->temporary, f->path, list.items[done], false))
+    while (done < list.count && exchange(bundle->temporary, bundle->path, list.items[done], false))
         done++;
     mtbal_status status = MTBAL_OK;
     if (done < list.count)
-        status = folder_error(f->path, "put the files there", diag);
+        status = folder_error(bundle->path, "put the files there", diag);
     while (status != MTBAL_OK && done > 0)
-        (void)exchange(f->temporary, f->path, list.items[--done], true);
+        (void)exchange(bundle->temporary, bundle->path, list.items[--done], true);
     free_names(&list);
     return status;
 }
 
-mtbal_status mtbal_folder_commit(mtbal_folder *folder, mtbal_diag *diag)
+mtbal_status mtbal_bundle_commit(mtbal_bundle *bundle, mtbal_diag *diag)
 {
     struct stat st;
     mtbal_status status = MTBAL_OK;
-    if (stat(folder->path, &st) == 0)
-        status = move_files(folder, diag);
-    else if (rename(folder->temporary, folder->path) != 0)
-        status = folder_error(folder->path, "name the folder", diag);
-    mtbal_folder_abort(folder);
+    if (stat(bundle->path, &st) == 0)
+        status = move_files(bundle, diag);
+    else if (rename(bundle->temporary, bundle->path) != 0)
+        status = folder_error(bundle->path, "name the folder", diag);
+    if (status == MTBAL_OK)
+        mtbal_file_sync_folder(bundle->path);
+    mtbal_bundle_abort(bundle);
     return status;
 }
 
-void mtbal_folder_abort(mtbal_folder *folder)
+void mtbal_bundle_abort(mtbal_bundle *bundle)
 {
     names list = {0};
-    if (folder->temporary)
-        (void)list_files(folder->temporary, &list);
+    if (bundle->temporary)
+        (void)list_files(bundle->temporary, &list);
     for (int i = 0; i < list.count; i++) {
-        char *path = join(folder->temporary, list.items[i]);
+        char *path = join(bundle->temporary, list.items[i]);
         if (path)
             unlink(path);
         mtbal_free(path);
     }
     free_names(&list);
-    if (folder->temporary)
-        rmdir(folder->temporary);
-    mtbal_free(folder->temporary);
-    mtbal_free(folder->path);
-    *folder = (mtbal_folder){NULL, NULL};
+    if (bundle->temporary)
+        rmdir(bundle->temporary);
+    mtbal_free(bundle->temporary);
+    mtbal_free(bundle->path);
+    *bundle = (mtbal_bundle){NULL, NULL};
 }
