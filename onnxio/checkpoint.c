@@ -1,5 +1,6 @@
 /* onnxio/checkpoint.c: ONNX Runtime's training checkpoint: one FlatBuffer, identifier ODTC, version
- * 2. The tables below are all that is needed of its schema; fields go by their number. */
+ * 1 (ONNX Runtime 1.17) or 2 (later), which differ in that number only. The tables below are all
+ * that is needed of its schema; fields go by their number. */
 #include "onnxio/flatbuf.h"
 #include "onnxio/onnxio.h"
 
@@ -7,7 +8,7 @@
 #include <string.h>
 
 static const char identifier[] = "ODTC";
-enum { VERSION = 2, MAX_RANK = 32 };
+enum { MAX_RANK = 32 };
 
 enum { CHECKPOINT_VERSION, CHECKPOINT_MODULE, CHECKPOINT_GROUPS, CHECKPOINT_BAG };
 enum { MODULE_TRAINABLE, MODULE_FROZEN, MODULE_NOMINAL, MODULE_EXTERNAL };
@@ -183,11 +184,11 @@ static mtbal_status read_root(reader *r)
     int64_t version = fb_number(&r->fb, &root, CHECKPOINT_VERSION, 4, 0);
     if (r->fb.failed)
         return broken(r, "its first table lies outside of it");
-    if (version != VERSION)
+    if (version != 1 && version != 2)
         return mtbal_fail(r->diag, MTBAL_INVALID, r->path,
                           "save it with ONNX Runtime 1.17 to 1.19.2, or with mtbal-rewrite",
-                          "the checkpoint has version %lld; only version %d is known",
-                          (long long)version, VERSION);
+                          "the checkpoint has version %lld; 1 and 2 are known", (long long)version);
+    r->to->version = (int)version;
     MTBAL_TRY(read_module(r, &root));
     MTBAL_TRY(check_groups(r, &root));
     return read_properties(r, &root);
@@ -290,7 +291,7 @@ static void put_checkpoint(fb_writer *w, const mtbal_checkpoint *c)
     size_t where[4], lists[2];
     fb_begin(w, identifier);
     fb_table(w, FB_ROOT, 4, sizes, where);
-    fb_put(w, where[CHECKPOINT_VERSION], VERSION, 4);
+    fb_put(w, where[CHECKPOINT_VERSION], c->version, 4);
     fb_vector(w, where[CHECKPOINT_GROUPS], 0, 4, NULL);
     put_properties(w, where[CHECKPOINT_BAG], c);
     fb_table(w, where[CHECKPOINT_MODULE], 2, sizes, lists);

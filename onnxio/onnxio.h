@@ -108,13 +108,14 @@ typedef struct mtbal_checkpoint_property {
 /* The module's state in a checkpoint: parameters that are trained, and those that are not; floats of
  * the property bag. The optimizer's state is checked, not kept. */
 typedef struct mtbal_checkpoint {
+    int version; /* 1: for ONNX Runtime 1.17; 2: for 1.18 and later. Each reads its own only */
     int ntrainable, nfrozen, nproperties;
     mtbal_array *trainable, *frozen;
     mtbal_checkpoint_property *properties;
     mtbal_arena *arena;
     mtbal_file file; /* where the arrays' data lie */
 } mtbal_checkpoint;
-/* Version 2, as ONNX Runtime 1.17 and later write it. Refused: other versions, what lies outside of
+/* Refused: other versions, what lies outside of
  * the file, sizes that do not fit the shape, names that come twice, weights that are elsewhere. */
 mtbal_status mtbal_checkpoint_read(const char *path, mtbal_checkpoint **checkpoint,
                                    mtbal_diag *diag);

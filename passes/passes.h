@@ -31,6 +31,7 @@ typedef struct mtbal_options {
     const char *optimizer; /* "sgd" (default), "momentum", "adam", "adamw", "none" */
     double clip;           /* global norm; 0: none */
     unsigned outputs;      /* mtbal_measures */
+    const char *target;    /* NULL: a step graph; see mtbal_is_ort_target */
     bool inline_functions, untie;
     const char *keep_outputs; /* of mtbal_inference: comma list; NULL: the network's own */
     const char *dump_after;   /* pass name: prints the graph to `dump_to` after it */
@@ -144,6 +145,7 @@ typedef struct mtbal_ort {
     double lr, beta1, beta2, epsilon, weight_decay; /* lr below 0: the session's */
     bool lr_is_input;
     int fed_lr_rank; /* of the parameter that carries it */
+    int checkpoint_version;
     struct ort_step *step; /* what a step graph brought along, or NULL */
 } mtbal_ort;
 
@@ -159,6 +161,7 @@ mtbal_status mtbal_ort_training(mtbal_context *context, mtbal_ort *ort);
 mtbal_status mtbal_ort_eval(mtbal_model *model, mtbal_diag *diag);
 /* The optimizer model; NULL without an error for --optimizer none. */
 mtbal_status mtbal_ort_optimizer(const mtbal_ort *ort, mtbal_model **model, mtbal_diag *diag);
+bool mtbal_is_ort_target(const char *target);           /* ort-training, ort-training-1.17 */
 bool mtbal_is_training_model(const mtbal_model *model); /* made by mtbal_ort_training */
 /* On the way back: a parameter's value out of a checkpoint becomes an initializer again. At the end
  * of all, nothing that was trained may be missing. */

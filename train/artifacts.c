@@ -132,7 +132,8 @@ static mtbal_status write_checkpoint(mtbal_model *model, const mtbal_ort *ort,
 {
     properties p = {.model = model};
     MTBAL_TRY(list_properties(&p, ort, diag));
-    mtbal_checkpoint c = {.nproperties = p.n,
+    mtbal_checkpoint c = {.version = ort->checkpoint_version,
+                          .nproperties = p.n,
                           .properties = p.list,
                           .ntrainable = ort->ntrainable,
                           .nfrozen = ort->nfrozen,

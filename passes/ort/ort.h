@@ -21,11 +21,9 @@
 #define ORT_LR     "mtbal/lr"
 #define ORT_FED_LR "mtbal/fed_lr"
 
-enum { ORT_MAX_OPSET = 21, ORT_MAX_IR = 10 };
-
 /* versions.c: refuses a model that is newer than these runtimes, or lowers its versions where that
  * changes nothing. */
-mtbal_status ort_fit_versions(mtbal_model *model, mtbal_diag *diag);
+mtbal_status ort_fit_versions(mtbal_model *model, mtbal_ort *ort, mtbal_diag *diag);
 
 /* step.c: a step graph as the model. First it becomes its network again; after the rewrite the
  * balancing states get the values that they had in it, where the user has set no other. */

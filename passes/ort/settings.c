@@ -87,7 +87,7 @@ mtbal_status mtbal_ort_begin(mtbal_model *model, const mtbal_options *given, mtb
                        .epsilon = 1e-8,
                        .weight_decay = strcmp(given->optimizer, "adamw") ? 0 : 0.01};
     MTBAL_TRY(check_optimizer(given->optimizer, diag));
-    MTBAL_TRY(ort_fit_versions(model, diag));
+    MTBAL_TRY(ort_fit_versions(model, ort, diag));
     MTBAL_TRY(ort_unwind(model, ort, diag));
     ort->rewrite.optimizer = "none";
     ort->rewrite.clip = 0;

@@ -2,16 +2,25 @@
 // node train.mjs ONNXRUNTIME_WEB JOBS.json RESULTS.json
 // A job: {folder, steps, inputs: {name: {type, dims, data}}, rates: the learning rate of each step, or null}
 // Its result: {names, steps: [{output: value}], eval: [values], params: [all, as one buffer]}, or {error}
-import {readFileSync, writeFileSync} from 'node:fs';
+import {existsSync, readFileSync, writeFileSync} from 'node:fs';
 import {join, resolve} from 'node:path';
 import {pathToFileURL} from 'node:url';
 
 const [library, jobsFile, resultFile] = process.argv.slice(2);
 const dist = resolve(library, 'dist');
-const module = await import(pathToFileURL(join(dist, 'ort.training.wasm.min.mjs')));
-const ort = module.default?.TrainingSession ? module.default : module;
+const present = names => join(dist, names.find(name => existsSync(join(dist, name))));
+const ort = await load(present(['ort.training.wasm.min.mjs', 'ort.training.wasm.min.js']));
 ort.env.wasm.numThreads = 1;
-ort.env.wasm.wasmBinary = readFileSync(join(dist, 'ort-training-wasm-simd-threaded.wasm'));
+ort.env.wasm.wasmPaths = dist + '/';
+ort.env.wasm.wasmBinary = readFileSync(present(['ort-training-wasm-simd-threaded.wasm', 'ort-training-wasm-simd.wasm']));
+
+// 1.19 is an ES module; 1.17 and 1.18 are scripts that make a variable, and run in a page only: this looks like one.
+async function load(file) {
+    if (file.endsWith('.mjs'))
+        return import(pathToFileURL(file));
+    const fetch = async url => new Response(readFileSync(url), {headers: {'content-type': 'application/wasm'}});
+    return new Function('process', 'window', 'fetch', readFileSync(file, 'utf8') + '\nreturn ort;')(undefined, {}, fetch);
+}
 
 const kinds = {float32: Float32Array, int64: BigInt64Array, int32: Int32Array, float64: Float64Array, bool: Uint8Array};
 const value = tensor => tensor.dims.length ? Array.from(tensor.data, Number) : Number(tensor.data[0]);
