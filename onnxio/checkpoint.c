@@ -194,20 +194,20 @@ static mtbal_status read_root(reader *r)
     return read_properties(r, &root);
 }
 
-static mtbal_status read_file(reader *r)
+static mtbal_status read_bytes(reader *r, const void *bytes, size_t size)
 {
-    MTBAL_TRY(mtbal_file_map(r->path, &r->to->file, r->diag));
-    if (!fb_open(&r->fb, r->to->file.data, r->to->file.size))
+    if (!fb_open(&r->fb, bytes, size))
         return broken(r, "it is too short");
-    if (memcmp(r->to->file.data + 4, identifier, 4))
+    if (memcmp(r->fb.bytes + 4, identifier, 4))
         return mtbal_fail(r->diag, MTBAL_INVALID, r->path,
                           "name the checkpoint file of a training session",
                           "this is no checkpoint of ONNX Runtime (no identifier %s)", identifier);
     return read_root(r);
 }
 
-mtbal_status mtbal_checkpoint_read(const char *path, mtbal_checkpoint **checkpoint,
-                                   mtbal_diag *diag)
+/* Of a file where bytes is NULL. */
+static mtbal_status read_checkpoint(const void *bytes, size_t size, const char *path,
+                                    mtbal_checkpoint **checkpoint, mtbal_diag *diag)
 {
     *checkpoint = NULL;
     mtbal_arena *arena = mtbal_arena_new();
@@ -219,12 +219,31 @@ mtbal_status mtbal_checkpoint_read(const char *path, mtbal_checkpoint **checkpoi
     c->arena = arena;
     c->file.fd = -1;
     reader r = {.to = c, .path = path, .diag = diag};
-    mtbal_status status = read_file(&r);
+    mtbal_status status = MTBAL_OK;
+    if (!bytes) {
+        status = mtbal_file_map(path, &c->file, diag);
+        bytes = c->file.data;
+        size = c->file.size;
+    }
+    if (status == MTBAL_OK)
+        status = read_bytes(&r, bytes, size);
     if (status == MTBAL_OK)
         *checkpoint = c;
     else
         mtbal_checkpoint_free(c);
     return status;
+}
+
+mtbal_status mtbal_checkpoint_read(const char *path, mtbal_checkpoint **checkpoint,
+                                   mtbal_diag *diag)
+{
+    return read_checkpoint(NULL, 0, path, checkpoint, diag);
+}
+
+mtbal_status mtbal_checkpoint_read_bytes(const void *bytes, size_t size, const char *path,
+                                         mtbal_checkpoint **checkpoint, mtbal_diag *diag)
+{
+    return read_checkpoint(bytes, size, path, checkpoint, diag);
 }
 
 void mtbal_checkpoint_free(mtbal_checkpoint *checkpoint)

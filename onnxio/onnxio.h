@@ -119,6 +119,9 @@ typedef struct mtbal_checkpoint {
  * the file, sizes that do not fit the shape, names that come twice, weights that are elsewhere. */
 mtbal_status mtbal_checkpoint_read(const char *path, mtbal_checkpoint **checkpoint,
                                    mtbal_diag *diag);
+/* The arrays' data lie in `bytes`. */
+mtbal_status mtbal_checkpoint_read_bytes(const void *bytes, size_t size, const char *path,
+                                         mtbal_checkpoint **checkpoint, mtbal_diag *diag);
 const mtbal_array *mtbal_checkpoint_find(const mtbal_checkpoint *checkpoint, const char *name);
 void mtbal_checkpoint_free(mtbal_checkpoint *checkpoint); /* NULL is fine */
 mtbal_status mtbal_checkpoint_write(const char *path, const mtbal_checkpoint *checkpoint,

@@ -182,6 +182,8 @@ mtbal_status mtbal_artifacts_write(mtbal_model *model, const mtbal_options *opti
 {
     mtbal_ort ort;
     mtbal_bundle bundle;
+    mtbal_diag own = {0}; /* the context keeps it beyond mtbal_rewrite */
+    diag = diag ? diag : &own;
     MTBAL_TRY(mtbal_ort_begin(model, options, &ort, diag));
     MTBAL_TRY(mtbal_rewrite(model, &ort.rewrite, context, diag));
     MTBAL_TRY(mtbal_ort_training(*context, &ort));

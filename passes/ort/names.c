@@ -29,12 +29,12 @@ mtbal_status ort_check_names(const mtbal_context *c)
 {
     for (int i = 0; i < c->nparams; i++)
         MTBAL_TRY(check_name(c, "parameter", c->params[i].value->name));
-    for (int i = 0; i < c->nstates; i++)
-        MTBAL_TRY(check_name(c, "state", c->states[i].value->name));
     for (int i = 0; i < c->ninputs; i++)
         MTBAL_TRY(check_name(c, "input", c->inputs[i]));
     for (int i = 0; i < c->graph->noutputs; i++)
         MTBAL_TRY(check_name(c, "output", c->graph->outputs[i]->name));
+    for (int i = 0; i < c->nstates; i++)
+        MTBAL_TRY(check_name(c, "state", c->states[i].value->name));
     return MTBAL_OK;
 }
 
