@@ -197,7 +197,7 @@ static mtbal_status read_root(reader *r)
 static mtbal_status read_bytes(reader *r, const void *bytes, size_t size)
 {
     if (!fb_open(&r->fb, bytes, size))
-        return broken(r, "it is too short");
+        return broken(r, "its length is wrong");
     if (memcmp(r->fb.bytes + 4, identifier, 4))
         return mtbal_fail(r->diag, MTBAL_INVALID, r->path,
                           "name the checkpoint file of a training session",
@@ -316,6 +316,7 @@ static void put_checkpoint(fb_writer *w, const mtbal_checkpoint *c)
     fb_table(w, where[CHECKPOINT_MODULE], 2, sizes, lists);
     put_list(w, lists[MODULE_FROZEN], c->frozen, c->nfrozen);
     put_list(w, lists[MODULE_TRAINABLE], c->trainable, c->ntrainable);
+    fb_end(w);
 }
 
 mtbal_status mtbal_checkpoint_write(const char *path, const mtbal_checkpoint *checkpoint,

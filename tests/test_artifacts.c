@@ -447,6 +447,25 @@ START_TEST(test_back)
 }
 END_TEST
 
+/* What ONNX Runtime saved after three steps of this network. */
+START_TEST(test_saved)
+{
+    static const char *const saved[] = {"tests/data/ort/saved-1.17.3.checkpoint",
+                                        "tests/data/ort/saved-1.19.2.checkpoint"};
+    mtbal_diag diag = {0};
+    mtbal_options o = options_of("adamw");
+    write_text(network, &o);
+    mtbal_model *model = steps_read(part("training_model.onnx"));
+    steps_ok(mtbal_artifacts_load(model, saved[_i], &diag));
+    steps_ok(mtbal_inference(model, &o, &diag));
+    ck_assert_double_eq(mtbal_tensor_f64(mtbal_value_find(model->graph, "w")->tensor, 0),
+                        0.9969698786735535);
+    ck_assert_double_eq(mtbal_tensor_f64(mtbal_value_find(model->graph, "mean")->tensor, 1),
+                        1.1566072702407837);
+    mtbal_model_free(model);
+}
+END_TEST
+
 /* A checkpoint of another model: one name too many, one too few, another shape. */
 START_TEST(test_another)
 {
@@ -515,7 +534,6 @@ int main(void)
 {
     Suite *suite = suite_create("artifacts");
     TCase *tests = tcase_create("artifacts");
-    tcase_set_timeout(tests, 120);
     tcase_add_checked_fixture(tests, files_begin, files_end);
     tcase_add_test(tests, test_training_model);
     tcase_add_test(tests, test_eval_model);
@@ -528,9 +546,14 @@ int main(void)
     tcase_add_loop_test(tests, test_step_graph, 0, 2);
     tcase_add_loop_test(tests, test_other_options, 0, 2);
     tcase_add_loop_test(tests, test_back, 0, 2);
+    tcase_add_loop_test(tests, test_saved, 0, 2);
     tcase_add_loop_test(tests, test_another, 0, 3);
-    tcase_add_test(tests, test_memory);
     suite_add_tcase(suite, tests);
+    TCase *memory = tcase_create("memory");
+    tcase_set_timeout(memory, 120);
+    tcase_add_checked_fixture(memory, files_begin, files_end);
+    tcase_add_test(memory, test_memory);
+    suite_add_tcase(suite, memory);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_ENV);
     int failed = srunner_ntests_failed(runner);

