@@ -534,6 +534,7 @@ int main(void)
 {
     Suite *suite = suite_create("artifacts");
     TCase *tests = tcase_create("artifacts");
+    tcase_set_timeout(tests, 60);
     tcase_add_checked_fixture(tests, files_begin, files_end);
     tcase_add_test(tests, test_training_model);
     tcase_add_test(tests, test_eval_model);

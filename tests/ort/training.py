@@ -229,6 +229,7 @@ def prepare(work, label, source, feeds, optimizer, rates, *, target="ort-trainin
     start = reference(job, source, rewrite, settings, data)
     if not start:
         return []
+    job["before"].update(settings)
     np.savez(work / "in.npz", **feeds)
     code, error = run(BIN / "mtbal-rewrite", start, job["artifacts"], "--target", target, "--optimizer", optimizer, "-q",
                       "--set", "lr=input" if feeds_lr else f"lr={rates[0]}", *rewrite, *own)
