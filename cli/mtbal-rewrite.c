@@ -61,7 +61,8 @@ static const cli_option options[] = {
     {"input-shape", 0, CLI_TEXTS, &a.emit.shapes, "NAME:D0,D1,..",
      "all sizes of an input in C (repeatable)"},
     {"target", 0, CLI_TEXT, &a.target, "FORM",
-     "step (default); ort-training, ort-training-1.17: a folder of\nartifacts for ONNX Runtime's training sessions"},
+     "step (default); ort-training, ort-training-1.17: a folder of\nartifacts for ONNX Runtime's "
+     "training sessions"},
     {"checkpoint", 0, CLI_TEXT, &a.checkpoint, "C",
      "with --inference: the checkpoint of a training session"},
     {"list-passes", 0, CLI_FLAG, &a.list_passes, NULL, "print the pass table"},
@@ -434,7 +435,8 @@ static mtbal_status convert(report *r, mtbal_model *model, const mtbal_options *
     if (writes_folder())
         return mtbal_artifacts_write(model, o, r->out, context, diag);
     if (a.target && strcmp(a.target, "step"))
-        return mtbal_fail(diag, MTBAL_USAGE, "--target", "choose from step, ort-training, ort-training-1.17",
+        return mtbal_fail(diag, MTBAL_USAGE, "--target",
+                          "choose from step, ort-training, ort-training-1.17",
                           "there is no target '%s'", a.target);
     MTBAL_TRY(mtbal_rewrite(model, o, context, diag));
     return mtbal_onnx_write(model, r->out, diag);

@@ -105,8 +105,8 @@ typedef struct mtbal_checkpoint_property {
     const char *name;
     float value;
 } mtbal_checkpoint_property;
-/* The module's state in a checkpoint: parameters that are trained, and those that are not; floats of
- * the property bag. The optimizer's state is checked, not kept. */
+/* The module's state in a checkpoint: parameters that are trained, and those that are not; floats
+ * of the property bag. The optimizer's state is checked, not kept. */
 typedef struct mtbal_checkpoint {
     int version; /* 1: for ONNX Runtime 1.17; 2: for 1.18 and later. Each reads its own only */
     int ntrainable, nfrozen, nproperties;

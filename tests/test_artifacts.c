@@ -12,7 +12,8 @@
 #define NETWORK(opset, param, loss)                                                                \
     "<ir_version: 8, opset_import: [\"\" : " #opset "]>\n"                                         \
     "net (float[n,3] x, float[n,2] y) => (float " loss ", float far, float[n,2] extra)\n"          \
-    "<float[3,2] " param " = {1,2,3,4,5,6}, float[2,2] head = {1,0,2,1}, float[2] scale = {1,1},\n" \
+    "<float[3,2] " param                                                                           \
+    " = {1,2,3,4,5,6}, float[2,2] head = {1,0,2,1}, float[2] scale = {1,1},\n"                     \
     " float[2] shift = {0,0}, float[2] mean = {0,0}, float[2] var = {1,1}, float[2] fixed = {3,3}" \
     "> {\n"                                                                                        \
     "  a = MatMul (x, " param ")\n"                                                                \
@@ -143,8 +144,9 @@ END_TEST
 /* All parameters, those that it does not read (calibration, accumulators' states) too. */
 START_TEST(test_eval_model)
 {
-    static const char *const inputs[] = {"x", "y", PARAMS, FROZEN, NULL},
-                             *const outputs[] = {"mtbal/loss", "near", "far", "extra", NULL};
+    static const char *const inputs[] = {"x", "y", PARAMS, FROZEN, NULL}, *const outputs[] = {
+                                                                              "mtbal/loss", "near",
+                                                                              "far", "extra", NULL};
     mtbal_options o = options_of("sgd");
     write_text(network, &o);
     mtbal_model *model = steps_read(part("eval_model.onnx"));
@@ -173,13 +175,9 @@ static const struct optimizer {
 
 START_TEST(test_optimizer_model)
 {
-    static const char *const inputs[] = {"learning_rate",
-                                         "step",
-                                         "params",
-                                         "gradients",
-                                         "first_order_moments",
-                                         "second_order_moments",
-                                         NULL};
+    static const char *const inputs[] = {
+        "learning_rate",        "step", "params", "gradients", "first_order_moments",
+        "second_order_moments", NULL};
     const struct optimizer *is = &optimizers[_i];
     mtbal_options o = options_of(is->name);
     const mtbal_pair set = {"lr", is->lr};
@@ -300,7 +298,8 @@ static const struct refusal {
     {NETWORK(17, "w_grad", "near"), "sgd", NULL, NULL, MTBAL_INVALID, "the parameter w_grad"},
     {NETWORK(17, "lazy_reset_grad", "near"), "sgd", NULL, NULL, MTBAL_INVALID, "lazy_reset_grad"},
     {NETWORK(17, "w", "near_grad"), "sgd", NULL, NULL, MTBAL_INVALID, "the output near_grad"},
-    {NETWORK(17, "\"b_grad.accumulation.out\"", "near"), "sgd", NULL, NULL, MTBAL_INVALID, "take names"},
+    {NETWORK(17, "\"b_grad.accumulation.out\"", "near"), "sgd", NULL, NULL, MTBAL_INVALID,
+     "take names"},
     {NETWORK(30, "w", "near"), "sgd", NULL, NULL, MTBAL_UNSUPPORTED, "opset 30"},
     {network, "momentum", NULL, NULL, MTBAL_USAGE, "no momentum"},
     {network, "lion", NULL, NULL, MTBAL_USAGE, "no optimizer 'lion'"},
@@ -436,8 +435,8 @@ START_TEST(test_back)
     mtbal_model *model = steps_read(part(files[_i]));
     steps_ok(mtbal_artifacts_load(model, part("checkpoint"), &diag));
     steps_ok(mtbal_inference(model, &o, &diag));
-    static const char *const inputs[] = {"x", "y", NULL},
-                             *const outputs[] = {"near", "far", "extra", NULL};
+    static const char *const inputs[] = {"x", "y", NULL}, *const outputs[] = {"near", "far",
+                                                                              "extra", NULL};
     names_are(model->graph->inputs, model->graph->ninputs, inputs);
     names_are(model->graph->outputs, model->graph->noutputs, outputs);
     ck_assert_double_eq(mtbal_tensor_f64(mtbal_value_find(model->graph, "w")->tensor, 3), 4);

@@ -124,8 +124,9 @@ START_TEST(test_changed)
             read_changed(bytes, size);
             bytes[i] = was[0];
         }
-    const uint32_t words[] = {0,           1,          4,          (uint32_t)size, (uint32_t)size - 4,
-                              0x3fffffffu, 0x7fffffffu, 0x80000000u, 0xfffffff0u,  0xffffffffu};
+    const uint32_t words[] = {
+        0,           1,           4,           (uint32_t)size, (uint32_t)size - 4,
+        0x3fffffffu, 0x7fffffffu, 0x80000000u, 0xfffffff0u,    0xffffffffu};
     for (size_t i = 0; i + 4 <= size; i += 2)
         for (size_t k = 0; k < sizeof words / sizeof *words; k++) {
             memcpy(was, bytes + i, 4);

@@ -46,7 +46,8 @@ static mtbal_array *arrays_of(mtbal_model *model, const mtbal_ort_state *states,
     return arrays;
 }
 
-/* ------------------------------------------------------------------ properties of the checkpoint */
+/* ------------------------------------------------------------------ properties of the checkpoint
+ */
 
 /* A name and a number of each task. */
 typedef struct properties {

@@ -58,10 +58,11 @@ static mtbal_status made_with(const mtbal_context *c, const char *option, const 
     const char *is = property(c->model, key);
     if (!strcmp(is, was))
         return MTBAL_OK;
-    return mtbal_fail(c->diag, MTBAL_USAGE, c->model->path, option,
-                      "give the options that the step graph was made with: %s was %.150s, now it is "
-                      "%.150s",
-                      key, was, is);
+    return mtbal_fail(
+        c->diag, MTBAL_USAGE, c->model->path, option,
+        "give the options that the step graph was made with: %s was %.150s, now it is "
+        "%.150s",
+        key, was, is);
 }
 
 mtbal_status ort_carry_over(mtbal_context *c, const mtbal_ort *ort)

@@ -1,5 +1,6 @@
 /* passes/ort/training.c: the training model. The step graph has its parameters, states and
- * gradients as inputs and outputs of our own; here they get the places that a session gives them. */
+ * gradients as inputs and outputs of our own; here they get the places that a session gives them.
+ */
 #include "passes/ort/ort.h"
 
 #include <string.h>
@@ -152,8 +153,8 @@ static mtbal_status begin(assembly *a)
     mtbal_arena *arena = a->c->model->arena;
     size_t nparams = (size_t)a->c->nparams + 1, nstates = (size_t)a->c->nstates + 1;
     a->noutputs = a->c->graph->noutputs;
-    a->outputs = mtbal_arena_copy(arena, a->c->graph->outputs,
-                                  (size_t)a->noutputs * sizeof *a->outputs);
+    a->outputs =
+        mtbal_arena_copy(arena, a->c->graph->outputs, (size_t)a->noutputs * sizeof *a->outputs);
     a->params = mtbal_arena_array(arena, nparams, sizeof *a->params);
     a->gradients = mtbal_arena_array(arena, nparams, sizeof *a->gradients);
     a->ort->trainable = mtbal_arena_array(arena, nparams, sizeof *a->ort->trainable);
