@@ -465,6 +465,18 @@ START_TEST(test_saved)
 }
 END_TEST
 
+START_TEST(test_no_training_model)
+{
+    mtbal_diag diag = {0};
+    mtbal_options o = options_of("adam");
+    write_text(network, &o);
+    mtbal_model *model = calibrated();
+    ck_assert_int_eq(mtbal_artifacts_load(model, part("checkpoint"), &diag), MTBAL_INVALID);
+    ck_assert(strstr(diag.what, "this is none"));
+    mtbal_model_free(model);
+}
+END_TEST
+
 /* A checkpoint of another model: one name too many, one too few, another shape. */
 START_TEST(test_another)
 {
@@ -547,6 +559,7 @@ int main(void)
     tcase_add_loop_test(tests, test_other_options, 0, 2);
     tcase_add_loop_test(tests, test_back, 0, 2);
     tcase_add_loop_test(tests, test_saved, 0, 2);
+    tcase_add_test(tests, test_no_training_model);
     tcase_add_loop_test(tests, test_another, 0, 3);
     suite_add_tcase(suite, tests);
     TCase *memory = tcase_create("memory");

@@ -5,7 +5,7 @@
 
 #include <string.h>
 
-/* ------------------------------------------------------------------ writing */
+/* ------------------------------------------------------------------ copies, paths, arrays */
 
 /* What the message of a model holds, read again: a copy. */
 static mtbal_status copy_model(mtbal_model *model, mtbal_model **copy, mtbal_diag *diag)
@@ -46,10 +46,9 @@ static mtbal_array *arrays_of(mtbal_model *model, const mtbal_ort_state *states,
     return arrays;
 }
 
-/* ------------------------------------------------------------------ properties of the checkpoint
- */
+/* ------------------------------------------------------------------ properties */
 
-/* A name and a number of each task. */
+/* Of the checkpoint: G and the weight of each task. */
 typedef struct properties {
     mtbal_model *model;
     int n;
@@ -61,6 +60,7 @@ static void add_property(properties *p, const char *name, double value)
     p->list[p->n++] = (mtbal_checkpoint_property){name, (float)value};
 }
 
+/* The model's outputs are the weights, and it has no inputs. */
 static mtbal_status run_weights(properties *p, mtbal_model *model, mtbal_diag *diag)
 {
     mtbal_plan *plan = NULL;
@@ -68,7 +68,7 @@ static mtbal_status run_weights(properties *p, mtbal_model *model, mtbal_diag *d
     const mtbal_lower_options all = {.noutputs = -1};
     mtbal_diag why = {0};
     mtbal_status status = mtbal_lower(model, &all, &plan, &why);
-    if (status == MTBAL_UNSUPPORTED) /* our runtime cannot tell them */
+    if (status == MTBAL_UNSUPPORTED) /* our runtime cannot tell: then there are none */
         return MTBAL_OK;
     if (status == MTBAL_OK)
         status = mtbal_instance_new(plan, 1, &instance, diag);
@@ -184,15 +184,17 @@ static mtbal_status write_all(mtbal_model *model, const mtbal_ort *ort, const mt
 mtbal_status mtbal_artifacts_write(mtbal_model *model, const mtbal_options *options,
                                    const char *path, mtbal_context **context, mtbal_diag *diag)
 {
-    mtbal_ort ort;
     mtbal_bundle bundle;
     mtbal_diag own = {0}; /* the context keeps it beyond mtbal_rewrite */
+    mtbal_ort *ort = mtbal_arena_alloc(model->arena, sizeof *ort); /* and this beyond us */
     diag = diag ? diag : &own;
-    MTBAL_TRY(mtbal_ort_begin(model, options, &ort, diag));
-    MTBAL_TRY(mtbal_rewrite(model, &ort.rewrite, context, diag));
-    MTBAL_TRY(mtbal_ort_training(*context, &ort));
+    if (!ort)
+        return mtbal_no_memory(diag);
+    MTBAL_TRY(mtbal_ort_begin(model, options, ort, diag));
+    MTBAL_TRY(mtbal_rewrite(model, &ort->rewrite, context, diag));
+    MTBAL_TRY(mtbal_ort_training(*context, ort));
     MTBAL_TRY(mtbal_bundle_open(&bundle, path, diag));
-    mtbal_status status = write_all(model, &ort, &bundle, diag);
+    mtbal_status status = write_all(model, ort, &bundle, diag);
     if (status == MTBAL_OK)
         status = mtbal_bundle_commit(&bundle, diag);
     mtbal_bundle_abort(&bundle);
@@ -216,6 +218,9 @@ static mtbal_status restore(mtbal_model *model, const mtbal_array *arrays, int n
 mtbal_status mtbal_artifacts_load(mtbal_model *model, const char *path, mtbal_diag *diag)
 {
     mtbal_checkpoint *c;
+    if (!mtbal_is_training_model(model))
+        return mtbal_fail(diag, MTBAL_INVALID, model->path, "name a training_model.onnx",
+                          "a checkpoint belongs to a model of --target ort-training; this is none");
     MTBAL_TRY(mtbal_checkpoint_read(path, &c, diag));
     mtbal_status status = restore(model, c->trainable, c->ntrainable, diag);
     if (status == MTBAL_OK)

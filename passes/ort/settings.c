@@ -7,9 +7,8 @@
 
 static mtbal_status check_optimizer(const char *optimizer, mtbal_diag *diag)
 {
-    static const char *const known[] = {"sgd", "adam", "adamw", "none"}, *const choice =
-                                                                             "choose from sgd, "
-                                                                             "adam, adamw, none";
+    static const char choice[] = "choose from sgd, adam, adamw, none";
+    static const char *const known[] = {"sgd", "adam", "adamw", "none"};
     if (!strcmp(optimizer, "momentum"))
         return mtbal_fail(diag, MTBAL_USAGE, "--optimizer", choice,
                           "ONNX Runtime's training sessions know AdamW and plain SGD, and keep no "

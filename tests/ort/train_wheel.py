@@ -1,7 +1,8 @@
 """Trains artifacts of `mtbal-rewrite --target ort-training` with the onnxruntime-training wheel, and saves its checkpoints.
 
 train_wheel.py JOBS.json RESULTS.json
-A job: {folder, npz, steps, rates, saved}; rates: the learning rate of each step as an input, or null.
+A job: {folder, npz, steps, rates, update, saved}; rates: the learning rate of each step as an input, or null; update:
+scalars among the frozen parameters, set before the first step.
 Its result: {names, steps: [{output: value}], eval: {output: value}, params}, or {error}
 Uses the wheel's compiled module directly: its Python package imports torch, which nothing here needs.
 """
@@ -28,6 +29,8 @@ def train(job):
     module = ort.Module(f"{folder}/training_model.onnx", state, f"{folder}/eval_model.onnx", device, options)
     optimizer = ort.Optimizer(f"{folder}/optimizer_model.onnx", state, device, options)
     arrays = {k: np.array(v, order="C") for k, v in np.load(job["npz"]).items()}  # OrtValues borrow them
+    for name, value in job["update"].items():
+        state.copy_parameter_from(name, ort.OrtValue.ortvalue_from_numpy(np.array(value, np.float32), device))
     names, log = list(module.output_names(True)), []
     for i in range(job["steps"]):
         if job["rates"]:
