@@ -78,6 +78,14 @@ static void names_are(mtbal_value *const *values, int n, const char *const *expe
 #define PARAMS "w", "head", "scale", "shift"
 #define FROZEN "mtbal/calibration/near", "mtbal/calibration/far", "mean", "var"
 
+/* Sessions make names out of names: nodes without one met in them. */
+static mtbal_status is_named(mtbal_node *node, void *context)
+{
+    (void)context;
+    ck_assert_msg(node->name && *node->name, "a %s has no name", node->op);
+    return MTBAL_OK;
+}
+
 START_TEST(test_training_model)
 {
     static const char *const inputs[] = {"x",
@@ -128,6 +136,9 @@ START_TEST(test_training_model)
         accumulators++;
     }
     ck_assert_int_eq(accumulators, 4 + 2);
+    mtbal_graph_walk(model->graph, is_named, NULL);
+    for (int i = 0; i < model->nfunctions; i++)
+        mtbal_graph_walk(model->functions[i]->body, is_named, NULL);
     ck_assert(mtbal_function_find(model, "com.microsoft", "InPlaceAccumulatorV2", ""));
     ck_assert_int_eq(mtbal_opset_of(model, "com.microsoft"), 1);
     ck_assert_int_eq(mtbal_opset_of(model, ""), 17);

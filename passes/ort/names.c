@@ -57,3 +57,29 @@ mtbal_status ort_value(const mtbal_context *c, const char *name, const char *end
     (*value)->type = *type;
     return MTBAL_OK;
 }
+
+/* ------------------------------------------------------------------ nodes */
+
+typedef struct namer {
+    mtbal_model *model;
+    int count;
+} namer;
+
+static mtbal_status name_node(mtbal_node *node, void *context)
+{
+    namer *n = context;
+    if (node->name && *node->name)
+        return MTBAL_OK;
+    const char *name = mtbal_arena_printf(n->model->arena, "unnamed/%s_%d", node->op, ++n->count);
+    node->name = name ? mtbal_intern(n->model->arena, name) : NULL;
+    return node->name ? MTBAL_OK : MTBAL_NOMEM;
+}
+
+mtbal_status ort_name_nodes(mtbal_context *c)
+{
+    namer n = {c->model, 0};
+    mtbal_status status = mtbal_graph_walk(c->graph, name_node, &n);
+    for (int i = 0; i < c->model->nfunctions && status == MTBAL_OK; i++)
+        status = mtbal_graph_walk(c->model->functions[i]->body, name_node, &n);
+    return status == MTBAL_OK ? MTBAL_OK : mtbal_no_memory(c->diag);
+}

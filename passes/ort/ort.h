@@ -36,6 +36,9 @@ mtbal_status ort_check_names(const mtbal_context *c); /* none of the user's is *
 /* A new value of this very name. Fails when the model has one. */
 mtbal_status ort_value(const mtbal_context *c, const char *name, const char *end,
                        const mtbal_type *type, mtbal_value **value);
+/* Names for nodes that have none, in functions too: a session's optimizer (GatherSliceToSplitFusion
+ * of 1.18 to 1.19.2) makes names out of them, and fails when two are equal. */
+mtbal_status ort_name_nodes(mtbal_context *c);
 
 /* accumulate.c */
 mtbal_status ort_add_function(mtbal_context *c); /* for runtimes without the kernel */

@@ -234,5 +234,6 @@ mtbal_status mtbal_ort_training(mtbal_context *c, mtbal_ort *ort)
     if (mtbal_property_set(c->model, "mtbal.target", "ort-training") != MTBAL_OK)
         return mtbal_no_memory(c->diag);
     MTBAL_TRY(mtbal_remove_dead(c->model, c->diag));
+    MTBAL_TRY(ort_name_nodes(c));
     return mtbal_verify(c->model, c->diag);
 }

@@ -1,12 +1,12 @@
 #!/bin/sh
-# make test-ort: the same step graphs in stock ONNX Runtime. Installs onnxruntime, onnx and numpy into .venv; says so when
-# it cannot.
+# make test-ort: the same step graphs in stock ONNX Runtime, and artifacts in its training sessions. Installs all that it
+# compares with into .venv; says so when it cannot.
 set -eu
 BIN=${BIN:-bin}
 VENV=.venv
+[ "$(id -u)" = 0 ] && SUDO= || SUDO=sudo
 if ! "$VENV/bin/python" -c 'import onnxruntime, onnx, numpy' 2>/dev/null; then
     if ! python3 -c 'import venv, ensurepip' 2>/dev/null; then
-        [ "$(id -u)" = 0 ] && SUDO= || SUDO=sudo
         echo "installing python3-venv"
         $SUDO apt-get update -qq && $SUDO apt-get install -y -qq --no-install-recommends python3 python3-venv >/dev/null
     fi
@@ -22,7 +22,6 @@ status=0
 
 # ONNX Runtime's own training sessions, those that were published last of each release.
 missing() { echo "test-ort: $1 cannot be installed here ($2); it was left out"; }
-[ "$(id -u)" = 0 ] && SUDO= || SUDO=sudo
 command -v npm >/dev/null || { echo "installing nodejs and npm"
     $SUDO apt-get install -y -qq --no-install-recommends nodejs npm >/dev/null || true; }
 SESSIONS=

@@ -109,16 +109,17 @@ def reference(job, source, rewrite, settings, data):
 
 def compare(label, got, job, tolerance=1e-3):
     worst, after = (0.0, ""), job["after"]
+    model = onnx.load(str(job["artifacts"] / "training_model.onnx"), load_external_data=False)
+    losses = json.loads({p.key: p.value for p in model.metadata_props}["mtbal.tasks"])
     for i, log in enumerate(job["logs"]):
         now = got["steps"][i]
-        pairs = [("mtbal/loss", log["total"])]
-        for kind, prefix in (("loss", ""), ("grad_norm", "mtbal/grad_norm/"), ("weight", "mtbal/weight/")):
+        pairs = [("mtbal/loss", log["total"])] + [(losses[task], x) for task, x in log["loss"].items()]
+        for kind, prefix in (("grad_norm", "mtbal/grad_norm/"), ("weight", "mtbal/weight/")):
             pairs += [(prefix + task, x) for task, x in log[kind].items()]
         for name, x in pairs:
             # a norm may jump where one activation crosses a kink: what is trained is held to 1e-3
             slack = 10 if "grad_norm" in name else 1
             worst = max(worst, (relative(now[name], x) / slack, f"{name} in step {i}"))
-    model = onnx.load(str(job["artifacts"] / "training_model.onnx"), load_external_data=False)
     shapes = {i.name: [d.dim_value for d in i.type.tensor_type.shape.dim] for i in model.graph.input}
     at = 0
     for name in params_in_order(model, job["feeds"]):
