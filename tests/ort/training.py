@@ -29,7 +29,7 @@ FILES = [(MLP, "model.op13.onnx"), (MLP, "model.op17.onnx"), (MLP, "static.onnx"
          (FIX, "metadata_ir10_fields.onnx"), (FIX, "tied.onnx"), (FIX, "weights_as_constants.onnx"),
          ("rnn_tag", "model.op13.onnx"), ("rnn_steps", "model.op17.onnx"), ("mmoe", "model.op13.onnx")]
 OPTIMIZERS = ["sgd", "adam", "adamw"]
-SGD_RATES = {MLP: 0.05, CNN: 0.02, GLUE: 0.05}  # of the recorded trajectories
+SGD_RATES = {MLP: 0.05, CNN: 0.02, GLUE: 0.05, "rnn_steps": 0.05}  # of the recorded trajectories
 MAIN = {"model.op17.onnx", "model.op14.onnx", "external.onnx"}  # these with every optimizer, others with adam
 NOISE = ("k.bias", "in_proj_bias")  # softmax does not see a key's bias: its gradient is rounding, which Adam makes large
 passed = failed = 0
