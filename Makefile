@@ -26,7 +26,7 @@ ALL_C    = $(CPP) -std=c11 $(WARN) $(CFLAGS) $(KERNEL) $(MODE)
 LIBS    := -lprotobuf-c -lz -lm -lpthread
 Q       := $(if $(V),,@)
 
-FOLDERS := graph graph/ops onnxio passes passes/gradients passes/balance runtime runtime/kernels lower lower/ops lower/c train
+FOLDERS := graph graph/ops onnxio passes passes/gradients passes/balance passes/ort runtime runtime/kernels lower lower/ops lower/c train
 SOURCES := $(foreach f,$(FOLDERS),$(wildcard $(f)/*.c))
 CLI     := $(filter-out cli/mtbal-%.c,$(wildcard cli/*.c))
 OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o)

@@ -65,7 +65,8 @@ static const cli_option options[] = {
     {"input-shape", 0, CLI_TEXTS, &a.emit.shapes, "NAME:D0,D1,..",
      "all sizes of an input in C (repeatable)"},
     {"target", 0, CLI_TEXT, &a.target, "FORM",
-     "step (default); ort-training: a folder of artifacts for ONNX\nRuntime's training sessions"},
+     "step (default); ort-training, ort-training-1.17: a folder of\nartifacts for ONNX Runtime's "
+     "training sessions"},
     {"checkpoint", 0, CLI_TEXT, &a.checkpoint, "C",
      "with --inference: the checkpoint of a training session"},
     {"list-passes", 0, CLI_FLAG, &a.list_passes, NULL, "print the pass table"},
@@ -429,6 +430,7 @@ static mtbal_status make_options(mtbal_options *o, mtbal_diag *diag)
     if (a.weights.count)
         o->balance = "weights";
     o->clip = a.clip;
+    o->target = a.target;
     o->inline_functions = a.inline_functions;
     o->untie = a.untie;
     o->dump_to = stdout;
@@ -439,7 +441,7 @@ static mtbal_status make_options(mtbal_options *o, mtbal_diag *diag)
 
 static bool writes_folder(void)
 {
-    return !a.inference && a.target && !strcmp(a.target, "ort-training");
+    return !a.inference && mtbal_is_ort_target(a.target);
 }
 
 static mtbal_status calibrate(report *r, mtbal_model *model, mtbal_arena *arena, mtbal_diag *diag)
@@ -463,7 +465,9 @@ static mtbal_status convert(report *r, mtbal_model *model, const mtbal_options *
                             mtbal_context **context, mtbal_arena *arena, mtbal_diag *diag)
 {
     if (a.calibrate && (a.inference || writes_folder()))
-        return mtbal_fail(diag, MTBAL_USAGE, "--calibrate", "leave one of them out",
+        return mtbal_fail(diag, MTBAL_USAGE, "--calibrate",
+                          a.inference ? "leave one of them out"
+                                      : "calibrate a step graph, then give that as IN",
                           "what is calibrated is a step graph, not %s",
                           a.inference ? "an inference graph" : "--target ort-training");
     if (a.checkpoint && !a.inference)
@@ -484,7 +488,8 @@ static mtbal_status convert(report *r, mtbal_model *model, const mtbal_options *
     if (writes_folder())
         return mtbal_artifacts_write(model, o, r->out, context, diag);
     if (a.target && strcmp(a.target, "step"))
-        return mtbal_fail(diag, MTBAL_USAGE, "--target", "choose from step, ort-training",
+        return mtbal_fail(diag, MTBAL_USAGE, "--target",
+                          "choose from step, ort-training, ort-training-1.17",
                           "there is no target '%s'", a.target);
     MTBAL_TRY(mtbal_rewrite(model, o, context, diag));
     return a.calibrate ? calibrate(r, model, arena, diag) : mtbal_onnx_write(model, r->out, diag);

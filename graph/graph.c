@@ -104,6 +104,12 @@ const char *graph_fresh(mtbal_model *model, const char *format, ...)
     return base ? fresh_of(model, base) : NULL;
 }
 
+void mtbal_forget_name(mtbal_model *model, const char *name)
+{
+    if (model->capacity_used)
+        used_slot(model->used, model->capacity_used, name)->taken = false;
+}
+
 /* ------------------------------------------------------------------ models */
 
 mtbal_model *mtbal_model_new(int64_t opset)

@@ -331,6 +331,7 @@ mtbal_value *mtbal_value_new(mtbal_graph *graph, const char *name);
 mtbal_value *mtbal_value_find(mtbal_graph *graph, const char *name);
 const char *mtbal_fresh_name(mtbal_model *model,
                              const char *base); /* base, or base_1, ... not yet in use */
+void mtbal_forget_name(mtbal_model *model, const char *name); /* of a value that is gone */
 mtbal_status mtbal_add_input(mtbal_graph *graph, mtbal_value *value);
 mtbal_status mtbal_add_output(mtbal_graph *graph, mtbal_value *value);
 mtbal_status mtbal_add_initializer(mtbal_graph *graph, mtbal_value *value, mtbal_tensor *tensor);

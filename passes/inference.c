@@ -167,6 +167,32 @@ static void drop_traces(mtbal_model *model)
     model->nopsets = kept;
 }
 
+/* What of the interface was ours and is gone may get its name again. */
+static void forget_names(mtbal_model *model, mtbal_value *const *values, int n)
+{
+    for (int i = 0; i < n; i++)
+        if (is_ours(values[i]->name) && !mtbal_value_find(model->graph, values[i]->name))
+            mtbal_forget_name(model, values[i]->name);
+}
+
+mtbal_status mtbal_original(mtbal_model *model, mtbal_diag *diag)
+{
+    const mtbal_graph *graph = model->graph;
+    int nin = graph->ninputs, nout = graph->noutputs;
+    mtbal_value **in = mtbal_arena_copy(model->arena, graph->inputs, (size_t)nin * sizeof *in);
+    mtbal_value **out = mtbal_arena_copy(model->arena, graph->outputs, (size_t)nout * sizeof *out);
+    if (!in || !out)
+        return mtbal_no_memory(diag);
+    MTBAL_TRY(mtbal_verify(model, diag));
+    MTBAL_TRY(restore_interface(model, diag));
+    MTBAL_TRY(mtbal_remove_dead(model, diag));
+    MTBAL_TRY(drop_unused(model, false, diag));
+    drop_traces(model);
+    forget_names(model, in, nin);
+    forget_names(model, out, nout);
+    return MTBAL_OK;
+}
+
 mtbal_status mtbal_inference(mtbal_model *model, const mtbal_options *options, mtbal_diag *diag)
 {
     mtbal_graph *graph = model->graph;

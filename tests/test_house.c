@@ -20,6 +20,7 @@ static const struct floor_rule {
     {"passes", "graph"},
     {"passes/gradients", "graph passes"},
     {"passes/balance", "graph passes"},
+    {"passes/ort", "graph passes"},
     {"lower", "graph runtime"},
     {"lower/ops", "graph runtime lower"},
     {"lower/c", "graph runtime lower"},
