@@ -399,6 +399,9 @@ mtbal_status mtbal_replace(mtbal_graph *graph, mtbal_value *from, mtbal_value *t
  * copied nodes and values. */
 mtbal_status mtbal_graph_copy_nodes(const mtbal_graph *graph, mtbal_graph *into, mtbal_node *before,
                                     mtbal_value **map, int nmap, const char *prefix);
+/* The same of one node. */
+mtbal_status mtbal_node_copy(const mtbal_node *node, mtbal_graph *into, mtbal_node *before,
+                             mtbal_value **map, int nmap, const char *prefix);
 
 /* ------------------------------------------------------------------ metadata.c */
 

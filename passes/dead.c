@@ -1,5 +1,5 @@
 /* passes/dead.c: nodes whose outputs nobody uses, and functions that nobody calls. */
-#include "passes/passes.h"
+#include "passes/internal.h"
 
 #include <string.h>
 
@@ -21,6 +21,15 @@ static mtbal_status mark_operands(mtbal_node *node, void *context)
     return MTBAL_OK;
 }
 
+void mtbal_mark_read(mtbal_node *node, bool *marked)
+{
+    marker m = {marked};
+    mark_operands(node, &m);
+    for (mtbal_attr *a = node->attrs; a; a = a->next)
+        if (a->kind == MTBAL_ATTR_GRAPH && a->g)
+            mtbal_graph_walk(a->g, mark_operands, &m);
+}
+
 static void sweep(mtbal_graph *graph, marker *m)
 {
     for (int i = 0; i < graph->noutputs; i++)
@@ -34,10 +43,7 @@ static void sweep(mtbal_graph *graph, marker *m)
             mtbal_node_remove(node);
             continue;
         }
-        mark_operands(node, m);
-        for (mtbal_attr *a = node->attrs; a; a = a->next)
-            if (a->kind == MTBAL_ATTR_GRAPH && a->g)
-                mtbal_graph_walk(a->g, mark_operands, m);
+        mtbal_mark_read(node, m->live);
     }
 }
 

@@ -85,6 +85,38 @@ bool mtbal_reads(mtbal_node *node, const bool *marked, int n);
 /* The gradient of an If: adds to the cotangents of what its branches read. */
 mtbal_status mtbal_cross_if(mtbal_sweep *sweep, mtbal_node *node, mtbal_diag *diag);
 
+/* ------------------------------------------------------------------ blockers.c */
+
+/* Nodes that cannot be differentiated, each once, a line each with what it blocks. */
+typedef struct mtbal_blockers {
+    int count;
+    char text[2900];
+} mtbal_blockers;
+void mtbal_blockers_clear(mtbal_graph *graph); /* before the first: resets the nodes' marks */
+void mtbal_blockers_add(mtbal_blockers *blockers, mtbal_node *node, const char *why,
+                        const char *blocked);
+/* Does the node stand on a path of active values (a table by value id, of size n), without a rule?
+ */
+bool mtbal_lacks_rule(mtbal_node *node, const bool *active, int n);
+
+/* ------------------------------------------------------------------ dead.c */
+
+/* Marks, by value id, what the node and its subgraphs read. */
+void mtbal_mark_read(mtbal_node *node, bool *marked);
+
+/* ------------------------------------------------------------------ training_ops.c,
+ * training_gradient.c, training_optimizers.c */
+
+/* Value as output `index` of the node, whose place it takes: an Identity node in front of it. */
+mtbal_status mtbal_give_output(mtbal_builder *b, mtbal_node *node, int index, mtbal_value *value);
+/* A node of ai.onnx.preview.training as standard ones, in front of it. */
+typedef mtbal_status mtbal_training_fn(mtbal_builder *b, mtbal_node *node,
+                                       mtbal_blockers *blockers);
+mtbal_training_fn mtbal_training_gradient, mtbal_training_adam, mtbal_training_adagrad,
+    mtbal_training_momentum;
+/* The tensors that the attributes of a Gradient node name become its operands. */
+mtbal_status mtbal_gradient_operands(mtbal_node *node, mtbal_diag *diag);
+
 /* ------------------------------------------------------------------ fold.c */
 
 typedef struct mtbal_folder mtbal_folder; /* memory for folding nodes one by one */
@@ -103,10 +135,11 @@ mtbal_status mtbal_warn_of_ties(mtbal_context *c);
 /* ------------------------------------------------------------------ the passes, in the order of
  * pipeline.c's table */
 
-mtbal_pass_fn mtbal_pass_sort, mtbal_pass_upgrade, mtbal_pass_inline, mtbal_pass_types,
-    mtbal_pass_control, mtbal_pass_hoist, mtbal_pass_losses, mtbal_pass_untie, mtbal_pass_tasks,
-    mtbal_pass_params, mtbal_pass_scope, mtbal_pass_diagnose, mtbal_pass_weights,
-    mtbal_pass_backward, mtbal_pass_measure, mtbal_pass_optimizer, mtbal_pass_states,
-    mtbal_pass_fold, mtbal_pass_merge, mtbal_pass_dead, mtbal_pass_metadata, mtbal_pass_expand;
+mtbal_pass_fn mtbal_pass_sort, mtbal_pass_named, mtbal_pass_upgrade, mtbal_pass_inline,
+    mtbal_pass_types, mtbal_pass_control, mtbal_pass_training, mtbal_pass_hoist, mtbal_pass_losses,
+    mtbal_pass_untie, mtbal_pass_tasks, mtbal_pass_params, mtbal_pass_scope, mtbal_pass_diagnose,
+    mtbal_pass_weights, mtbal_pass_backward, mtbal_pass_measure, mtbal_pass_optimizer,
+    mtbal_pass_states, mtbal_pass_fold, mtbal_pass_merge, mtbal_pass_dead, mtbal_pass_metadata,
+    mtbal_pass_expand;
 
 #endif

@@ -157,6 +157,11 @@ bool mtbal_is_training_model(const mtbal_model *model); /* made by mtbal_ort_tra
 mtbal_status mtbal_ort_restore(mtbal_model *model, const char *name, mtbal_tensor *tensor,
                                mtbal_diag *diag);
 
+/* training_ops.c: Gradient, Adam, Adagrad and Momentum of ai.onnx.preview.training become standard
+ * operators, opset 17 or above. A model without that domain stays as it is. What cannot be
+ * differentiated: MTBAL_UNSUPPORTED, all such nodes in the diagnostic. */
+mtbal_status mtbal_lower_training_ops(mtbal_model *model, mtbal_diag *diag);
+
 /* Single passes that others (lowering, tests) use on any graph. */
 mtbal_status mtbal_upgrade(mtbal_model *model, int64_t opset, mtbal_diag *diag); /* upgrade.c */
 mtbal_status mtbal_inline_functions(mtbal_model *model, bool keep_mtbal,

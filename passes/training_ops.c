@@ -1,0 +1,144 @@
+/* passes/training_ops.c: the operators of ai.onnx.preview.training as standard ones. In two steps:
+ * the tensors that Gradient nodes name become operands, so that whatever happens to the graph in
+ * between (inlined functions, folded branches) happens to them; then each node, in topological
+ * order, is replaced. */
+#include "passes/internal.h"
+
+#include <string.h>
+
+static const char domain[] = "ai.onnx.preview.training";
+enum { OPSET = 17 }; /* of what is emitted, at least */
+
+static const struct operator
+{
+    const char *name;
+    mtbal_training_fn *lower;
+}
+operators[] = {
+    {"Gradient", mtbal_training_gradient},
+    {"Adam", mtbal_training_adam},
+    {"Adagrad", mtbal_training_adagrad},
+    {"Momentum", mtbal_training_momentum},
+};
+
+static const struct operator* operator_of(const mtbal_node *node)
+{
+    if (!strcmp(node->domain, domain))
+        for (size_t i = 0; i < sizeof operators / sizeof *operators; i++)
+            if (!strcmp(operators[i].name, node->op))
+                return &operators[i];
+    return NULL;
+}
+
+mtbal_status mtbal_give_output(mtbal_builder *b, mtbal_node *node, int index, mtbal_value *value)
+{
+    mtbal_value *out = index < node->nout ? node->out[index] : NULL;
+    if (b->status != MTBAL_OK || !out)
+        return b->status;
+    mtbal_node *copy = mtbal_node_new(node->graph, node, "", "Identity", 1, &value, 0);
+    if (!copy || mtbal_node_set_output(copy, 0, out) != MTBAL_OK)
+        return mtbal_no_memory(b->diag);
+    copy->name = out->name;
+    copy->role = b->role;
+    out->type = value->type;
+    node->out[index] = NULL;
+    return MTBAL_OK;
+}
+
+/* ------------------------------------------------------------------ names become operands */
+
+static mtbal_status name_operands(mtbal_node *node, void *diag)
+{
+    const struct operator* o = operator_of(node);
+    return o && o->lower == mtbal_training_gradient ? mtbal_gradient_operands(node, diag)
+                                                    : MTBAL_OK;
+}
+
+static mtbal_status all_operands(mtbal_model *model, mtbal_diag *diag)
+{
+    MTBAL_TRY(mtbal_graph_walk(model->graph, name_operands, diag));
+    for (int i = 0; i < model->nfunctions; i++)
+        MTBAL_TRY(mtbal_graph_walk(model->functions[i]->body, name_operands, diag));
+    return MTBAL_OK;
+}
+
+/* ------------------------------------------------------------------ nodes become others */
+
+/* What is still there: in a subgraph. */
+static mtbal_status refuse_inner(mtbal_node *node, void *diag)
+{
+    char text[256];
+    if (!operator_of(node))
+        return MTBAL_OK;
+    return mtbal_fail(diag, MTBAL_UNSUPPORTED, mtbal_node_label(node, text),
+                      "move it out of the If, Loop or Scan",
+                      "training operators are read in the main graph and in functions only");
+}
+
+static void drop_domain(mtbal_model *model)
+{
+    int kept = 0;
+    for (int i = 0; i < model->nopsets; i++)
+        if (strcmp(model->opsets[i].domain, domain))
+            model->opsets[kept++] = model->opsets[i];
+    model->nopsets = kept;
+}
+
+static mtbal_status lower_nodes(mtbal_model *model, mtbal_diag *diag)
+{
+    mtbal_blockers blockers = {0};
+    mtbal_graph *graph = model->graph;
+    for (mtbal_node *node = graph->first, *next; node; node = next) {
+        const struct operator* o = operator_of(node);
+        mtbal_builder b;
+        next = node->next;
+        if (!o)
+            continue;
+        mtbal_builder_init(&b, graph, node, diag);
+        b.prefix = mtbal_arena_printf(model->arena, "%s/", *node->name ? node->name : node->op);
+        MTBAL_TRY(b.prefix ? o->lower(&b, node, &blockers) : mtbal_no_memory(diag));
+        MTBAL_TRY(b.status);
+        mtbal_node_remove(node);
+        MTBAL_TRY(mtbal_infer_graph(graph, diag));
+    }
+    if (blockers.count)
+        return mtbal_fail(diag, MTBAL_UNSUPPORTED, model->path,
+                          "write the model with other operators",
+                          "%d node%s between a y and an x of a Gradient cannot be "
+                          "differentiated:%s",
+                          blockers.count, blockers.count > 1 ? "s" : "", blockers.text);
+    return mtbal_graph_walk(graph, refuse_inner, diag);
+}
+
+/* ------------------------------------------------------------------ as passes, and alone */
+
+mtbal_status mtbal_pass_named(mtbal_context *c)
+{
+    return all_operands(c->model, c->diag);
+}
+
+mtbal_status mtbal_pass_training(mtbal_context *c)
+{
+    if (!mtbal_opset_of(c->model, domain))
+        return MTBAL_OK;
+    drop_domain(c->model);
+    MTBAL_TRY(lower_nodes(c->model, c->diag));
+    MTBAL_TRY(mtbal_inline_functions(c->model, false, c->diag)); /* to be differentiated again */
+    return mtbal_infer_graph(c->graph, c->diag);
+}
+
+mtbal_status mtbal_lower_training_ops(mtbal_model *model, mtbal_diag *diag)
+{
+    if (!mtbal_opset_of(model, domain))
+        return MTBAL_OK;
+    if (!mtbal_opset_of(model, "") && mtbal_set_opset(model, "", OPSET) != MTBAL_OK)
+        return mtbal_no_memory(diag);
+    MTBAL_TRY(all_operands(model, diag));
+    MTBAL_TRY(mtbal_verify(model, diag));
+    MTBAL_TRY(mtbal_upgrade(model, OPSET, diag));
+    MTBAL_TRY(mtbal_inline_functions(model, true, diag));
+    MTBAL_TRY(mtbal_infer_graph(model->graph, diag));
+    drop_domain(model);
+    MTBAL_TRY(lower_nodes(model, diag));
+    return mtbal_verify(model, diag);
+}
