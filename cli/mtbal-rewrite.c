@@ -61,7 +61,9 @@ static const cli_option options[] = {
     {"input-shape", 0, CLI_TEXTS, &a.emit.shapes, "NAME:D0,D1,..",
      "all sizes of an input in C (repeatable)"},
     {"target", 0, CLI_TEXT, &a.target, "FORM",
-     "step (default); ort-training: a folder of artifacts for ONNX\nRuntime's training sessions"},
+     "step (default); training-info: the step beside the network, as\nONNX's TrainingInfoProto; "
+     "ort-training: a folder of artifacts\nfor ONNX Runtime's training sessions; standard: IN's "
+     "own training\n(training_info, Gradient, Adam, ...) in standard operators"},
     {"checkpoint", 0, CLI_TEXT, &a.checkpoint, "C",
      "with --inference: the checkpoint of a training session"},
     {"list-passes", 0, CLI_FLAG, &a.list_passes, NULL, "print the pass table"},
@@ -406,9 +408,25 @@ static mtbal_status make_options(mtbal_options *o, mtbal_diag *diag)
     return a.inference ? MTBAL_OK : parse_outputs(o, diag);
 }
 
+static bool is_target(const char *name)
+{
+    return !a.inference && a.target && !strcmp(a.target, name);
+}
+
 static bool writes_folder(void)
 {
-    return !a.inference && a.target && !strcmp(a.target, "ort-training");
+    return is_target("ort-training");
+}
+
+static mtbal_status check_target(mtbal_diag *diag)
+{
+    static const char *const targets[] = {"step", "training-info", "ort-training", "standard"};
+    for (size_t i = 0; i < sizeof targets / sizeof *targets; i++)
+        if (!a.target || !strcmp(a.target, targets[i]))
+            return MTBAL_OK;
+    return mtbal_fail(diag, MTBAL_USAGE, "--target",
+                      "choose from step, training-info, ort-training, standard",
+                      "there is no target '%s'", a.target);
 }
 
 /* Where the result goes, and in which form. */
@@ -432,10 +450,12 @@ static mtbal_status convert(report *r, mtbal_model *model, const mtbal_options *
                           "C is made of a step graph, not of --target ort-training");
     if (writes_folder())
         return mtbal_artifacts_write(model, o, r->out, context, diag);
-    if (a.target && strcmp(a.target, "step"))
-        return mtbal_fail(diag, MTBAL_USAGE, "--target", "choose from step, ort-training",
-                          "there is no target '%s'", a.target);
-    MTBAL_TRY(mtbal_rewrite(model, o, context, diag));
+    if (is_target("standard"))
+        MTBAL_TRY(mtbal_standard_form(model, diag));
+    else
+        MTBAL_TRY(mtbal_rewrite(model, o, context, diag));
+    if (is_target("training-info"))
+        MTBAL_TRY(mtbal_training_info(*context));
     return mtbal_onnx_write(model, r->out, diag);
 }
 
@@ -443,6 +463,7 @@ static mtbal_status rewrite(report *r, mtbal_model **model, mtbal_arena *arena, 
 {
     mtbal_options o;
     MTBAL_TRY(make_options(&o, diag));
+    MTBAL_TRY(check_target(diag));
     MTBAL_TRY(cli_emission_check(&a.emit, arena, diag));
     double start = cli_seconds();
     MTBAL_TRY(mtbal_onnx_read(r->in, model, diag));

@@ -74,6 +74,9 @@ static bool drop_functions(mtbal_model *model, mtbal_arena *scratch)
     if (!s.called)
         return false;
     mtbal_graph_walk(model->graph, mark_function, &s);
+    for (int i = 0; i < model->ntrainings; i++)
+        if (model->trainings[i]->algorithm)
+            mtbal_graph_walk(model->trainings[i]->algorithm, mark_function, &s);
     int kept = 0;
     for (int i = 0; i < model->nfunctions; i++)
         if (s.called[i])
@@ -87,6 +90,9 @@ mtbal_status mtbal_remove_dead(mtbal_model *model, mtbal_diag *diag)
     mtbal_arena *scratch = mtbal_arena_new();
     marker m = {scratch ? mtbal_arena_array(scratch, (size_t)model->nvalues + 1, sizeof(bool))
                         : NULL};
+    for (int i = 0; m.live && i < model->ntrainings; i++) /* they read what the main graph gives */
+        if (model->trainings[i]->algorithm)
+            sweep(model->trainings[i]->algorithm, &m);
     if (m.live)
         sweep(model->graph, &m);
     bool ok = m.live && drop_functions(model, scratch);

@@ -173,6 +173,7 @@ mtbal_status mtbal_inference(mtbal_model *model, const mtbal_options *options, m
     const char *chosen = options ? options->keep_outputs : NULL;
     bool is_step = mtbal_property_get(model, "mtbal.state") != NULL ||
                    mtbal_property_get(model, "mtbal.target") != NULL;
+    model->ntrainings = 0;
     MTBAL_TRY(mtbal_verify(model, diag));
     MTBAL_TRY(restore_interface(model, diag));
     if (chosen)

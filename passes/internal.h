@@ -34,6 +34,9 @@ void mtbal_pass_builder(const mtbal_context *c, mtbal_builder *b, const char *pr
 /* PREFIX NAME, interned, for a value of ours. Fails when the model has a value of that name. */
 mtbal_status mtbal_own_name(mtbal_context *c, const char *prefix, const char *name,
                             const char **result);
+/* Metadata entry `key`: a JSON object of these entries, or an array of their keys. */
+mtbal_status mtbal_set_entries(mtbal_model *model, const char *key, bool object, int n,
+                               const mtbal_property *entries, mtbal_diag *diag);
 /* value as graph output PREFIX NAME: an Identity node. */
 mtbal_status mtbal_output_as(mtbal_context *c, mtbal_value *value, const char *prefix,
                              const char *name);
@@ -116,6 +119,8 @@ mtbal_training_fn mtbal_training_gradient, mtbal_training_adam, mtbal_training_a
     mtbal_training_momentum;
 /* The tensors that the attributes of a Gradient node name become its operands. */
 mtbal_status mtbal_gradient_operands(mtbal_node *node, mtbal_diag *diag);
+/* The same for all Gradient nodes of a graph and its subgraphs. */
+mtbal_status mtbal_named_operands(mtbal_graph *graph, mtbal_diag *diag);
 
 /* ------------------------------------------------------------------ fold.c */
 

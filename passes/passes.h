@@ -157,10 +157,22 @@ bool mtbal_is_training_model(const mtbal_model *model); /* made by mtbal_ort_tra
 mtbal_status mtbal_ort_restore(mtbal_model *model, const char *name, mtbal_tensor *tensor,
                                mtbal_diag *diag);
 
-/* training_ops.c: Gradient, Adam, Adagrad and Momentum of ai.onnx.preview.training become standard
- * operators, opset 17 or above. A model without that domain stays as it is. What cannot be
- * differentiated: MTBAL_UNSUPPORTED, all such nodes in the diagnostic. */
-mtbal_status mtbal_lower_training_ops(mtbal_model *model, mtbal_diag *diag);
+/* ------------------------------------------------------------------ training_info.c,
+ * training_ops.c: ONNX's own words for training */
+
+/* What everything here executes: a model with training_info becomes a step graph (main graph and
+ * algorithms in one, states as in the bindings); Gradient, Adam, Adagrad and Momentum of
+ * ai.onnx.preview.training become standard operators, opset 17 or above. Any other model stays as
+ * it is. MTBAL_INVALID: a binding of what is not there; MTBAL_UNSUPPORTED: a Gradient of what
+ * cannot be differentiated, all such nodes in the diagnostic. */
+mtbal_status mtbal_standard_form(mtbal_model *model, mtbal_diag *diag);
+mtbal_status mtbal_lower_training_ops(mtbal_model *model, mtbal_diag *diag); /* the latter alone */
+
+/* ------------------------------------------------------------------ target_training_info.c */
+
+/* After mtbal_rewrite: the network for inference becomes the main graph, the step the algorithm of
+ * a TrainingInfoProto. */
+mtbal_status mtbal_training_info(mtbal_context *context);
 
 /* Single passes that others (lowering, tests) use on any graph. */
 mtbal_status mtbal_upgrade(mtbal_model *model, int64_t opset, mtbal_diag *diag); /* upgrade.c */

@@ -38,6 +38,8 @@ static mtbal_status add_named(mtbal_node *node, const char *name, mtbal_value **
 /* From then on: at [n], cut [n], y; and the attributes nx, nz. */
 mtbal_status mtbal_gradient_operands(mtbal_node *node, mtbal_diag *diag)
 {
+    if (mtbal_attr_find(node, "nx"))
+        return MTBAL_OK;
     const mtbal_attr *xs = mtbal_attr_find(node, "xs"), *zs = mtbal_attr_find(node, "zs");
     const char *y = mtbal_attr_s(node, "y", NULL);
     int nx = xs && xs->kind == MTBAL_ATTR_STRINGS ? xs->n : 0;

@@ -54,11 +54,16 @@ static mtbal_status name_operands(mtbal_node *node, void *diag)
                                                     : MTBAL_OK;
 }
 
+mtbal_status mtbal_named_operands(mtbal_graph *graph, mtbal_diag *diag)
+{
+    return mtbal_graph_walk(graph, name_operands, diag);
+}
+
 static mtbal_status all_operands(mtbal_model *model, mtbal_diag *diag)
 {
-    MTBAL_TRY(mtbal_graph_walk(model->graph, name_operands, diag));
+    MTBAL_TRY(mtbal_named_operands(model->graph, diag));
     for (int i = 0; i < model->nfunctions; i++)
-        MTBAL_TRY(mtbal_graph_walk(model->functions[i]->body, name_operands, diag));
+        MTBAL_TRY(mtbal_named_operands(model->functions[i]->body, diag));
     return MTBAL_OK;
 }
 

@@ -1,4 +1,5 @@
 /* train/session.c: one model file, its programs and its states. */
+#include "passes/passes.h"
 #include "train/train.h"
 
 #include <math.h>
@@ -84,6 +85,13 @@ static mtbal_status read_metadata(mtbal_session *s, const mtbal_model *model, mt
     return list_outputs(s, model->graph, diag);
 }
 
+/* The model as a plain graph, whatever form its training has in the file. */
+static mtbal_status read_model(const mtbal_session *s, mtbal_model **model, mtbal_diag *diag)
+{
+    MTBAL_TRY(mtbal_onnx_read(s->path, model, diag));
+    return mtbal_standard_form(*model, diag);
+}
+
 mtbal_status mtbal_session_open(const char *path, const mtbal_session_options *options,
                                 mtbal_session **session, mtbal_diag *diag)
 {
@@ -102,7 +110,7 @@ mtbal_status mtbal_session_open(const char *path, const mtbal_session_options *o
         s->options.threads = processors < 1 ? 1 : processors > 16 ? 16 : (int)processors;
     }
     mtbal_model *model = NULL;
-    mtbal_status status = s->path ? mtbal_onnx_read(path, &model, diag) : mtbal_no_memory(diag);
+    mtbal_status status = s->path ? read_model(s, &model, diag) : mtbal_no_memory(diag);
     if (status == MTBAL_OK)
         status = read_metadata(s, model, diag);
     mtbal_model_free(model);
@@ -256,7 +264,7 @@ static mtbal_status compile(mtbal_session *s, mtbal_program *p, mtbal_diag *diag
     const char **outputs = NULL;
     int noutputs = 0;
     MTBAL_TRY(choose_outputs(s, p->mode, &outputs, &noutputs, diag));
-    MTBAL_TRY(mtbal_onnx_read(s->path, &p->model, diag));
+    MTBAL_TRY(read_model(s, &p->model, diag));
     mtbal_lower_options options = {.nbinds = p->nbinds,
                                    .binds = p->binds,
                                    .noutputs = noutputs,
@@ -386,12 +394,16 @@ double mtbal_program_scalar(const mtbal_program *program, const char *output)
     return mtbal_tensor_f64(&as, 0);
 }
 
-/* Initializers of the main graph by name: a model has thousands, a session as many states. */
-static mtbal_value *find_initializer(mtbal_graph *graph, const char *name)
+/* By name, in the main graph or a training step beside it: a model has thousands, a session as many
+ * states. */
+static mtbal_value *find_initializer(const mtbal_model *model, const char *name)
 {
-    for (int i = 0; i < graph->ninitializers; i++)
-        if (!strcmp(graph->initializers[i]->name, name))
-            return graph->initializers[i];
+    for (int k = -1; k < model->ntrainings; k++) {
+        const mtbal_graph *graph = k < 0 ? model->graph : model->trainings[k]->algorithm;
+        for (int i = 0; graph && i < graph->ninitializers; i++)
+            if (!strcmp(graph->initializers[i]->name, name))
+                return graph->initializers[i];
+    }
     return NULL;
 }
 
@@ -402,7 +414,7 @@ mtbal_status mtbal_session_save(mtbal_session *session, const char *path, mtbal_
     mtbal_status status = MTBAL_OK;
     for (int i = 0; i < session->nstates && status == MTBAL_OK; i++) {
         const rt_tensor *state = mtbal_session_state(session, session->states[i]);
-        mtbal_value *value = find_initializer(model->graph, session->states[i]);
+        mtbal_value *value = find_initializer(model, session->states[i]);
         if (!state || !value)
             continue;
         mtbal_tensor *tensor = mtbal_tensor_new(model, (mtbal_dtype)state->dtype, state->rank,
