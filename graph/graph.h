@@ -292,10 +292,11 @@ typedef struct mtbal_property {
 /* A step of training beside the graph: ONNX's TrainingInfoProto. */
 typedef struct mtbal_training {
     mtbal_graph *initialization; /* NULL: none */
-    mtbal_graph *algorithm;      /* NULL: none; its parent is the main graph, whose values it reads */
+    mtbal_graph *algorithm; /* NULL: none; its parent is the main graph, whose values it reads */
     int ninits, nupdates;
-    mtbal_property *inits;   /* initializer -> output of initialization that it starts from */
-    mtbal_property *updates; /* initializer -> output of algorithm, or of the main graph: its next */
+    mtbal_property *inits; /* initializer -> output of initialization that it starts from */
+    mtbal_property
+        *updates; /* initializer -> output of algorithm, or of the main graph: its next */
     void *origin;
 } mtbal_training;
 

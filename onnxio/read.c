@@ -601,8 +601,8 @@ static mtbal_status read_model(reader *r, Onnx__ModelProto *p)
     if (!m->graph->name || !m->producer_name || !m->producer_version || !m->domain)
         return no_memory(r);
     MTBAL_TRY(read_opsets(r, p->n_opset_import, p->opset_import, &m->nopsets, &m->opsets));
-    MTBAL_TRY(read_entries(r, p->n_metadata_props, p->metadata_props, &m->nproperties,
-                           &m->properties));
+    MTBAL_TRY(
+        read_entries(r, p->n_metadata_props, p->metadata_props, &m->nproperties, &m->properties));
     MTBAL_TRY(mtbal_external_check(r->origin->external, &p->base, r->diag));
     MTBAL_TRY(read_graph_into(r, p->graph, m->graph, NULL, &main));
     MTBAL_TRY(read_trainings(r, p, &main));

@@ -34,6 +34,8 @@ void mtbal_pass_builder(const mtbal_context *c, mtbal_builder *b, const char *pr
 /* PREFIX NAME, interned, for a value of ours. Fails when the model has a value of that name. */
 mtbal_status mtbal_own_name(mtbal_context *c, const char *prefix, const char *name,
                             const char **result);
+bool mtbal_is_ours(const char *name); /* begins with mtbal/ */
+bool mtbal_is_listed(const char *const *names, int n, const char *name);
 /* Metadata entry `key`: a JSON object of these entries, or an array of their keys. */
 mtbal_status mtbal_set_entries(mtbal_model *model, const char *key, bool object, int n,
                                const mtbal_property *entries, mtbal_diag *diag);

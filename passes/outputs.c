@@ -13,6 +13,19 @@ void mtbal_pass_builder(const mtbal_context *c, mtbal_builder *b, const char *pr
         task ? mtbal_arena_printf(c->model->arena, "%s%s/", prefix, task) : prefix; /* NULL: none */
 }
 
+bool mtbal_is_ours(const char *name)
+{
+    return !strncmp(name, "mtbal/", 6);
+}
+
+bool mtbal_is_listed(const char *const *names, int n, const char *name)
+{
+    for (int i = 0; i < n; i++)
+        if (!strcmp(names[i], name))
+            return true;
+    return false;
+}
+
 mtbal_status mtbal_own_name(mtbal_context *c, const char *prefix, const char *name,
                             const char **result)
 {

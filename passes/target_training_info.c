@@ -19,19 +19,6 @@ typedef struct split {
     mtbal_training *training;
 } split;
 
-static bool is_ours(const char *name)
-{
-    return !strncmp(name, "mtbal/", 6);
-}
-
-static bool is_listed(const char *const *names, int n, const char *name)
-{
-    for (int i = 0; i < n; i++)
-        if (!strcmp(names[i], name))
-            return true;
-    return false;
-}
-
 static bool marks_output(const mtbal_node *node, const bool *marked)
 {
     for (int i = 0; i < node->nout; i++)
@@ -46,19 +33,29 @@ static void find_kept(split *s)
 {
     mtbal_context *c = s->c;
     for (int i = 0; i < c->graph->noutputs; i++)
-        if (is_listed(c->outputs, c->noutputs, c->graph->outputs[i]->name))
+        if (mtbal_is_listed(c->outputs, c->noutputs, c->graph->outputs[i]->name))
             s->kept[c->graph->outputs[i]->id] = true;
     for (mtbal_node *node = c->graph->last; node; node = node->prev)
         if (marks_output(node, s->kept))
             mtbal_mark_read(node, s->kept);
 }
 
-/* Nodes that inference mode changes (inference.c), alone or in a subgraph. */
+/* An operand that is known to be 0, or false. */
+static bool is_zero(const mtbal_node *node, int i)
+{
+    const mtbal_value *v = i < node->nin ? node->in[i] : NULL;
+    return v && v->tensor && !v->is_input && v->tensor->data && v->tensor->count == 1 &&
+           mtbal_tensor_f64(v->tensor, 0) == 0;
+}
+
+/* Nodes that compute something else in inference mode (inference.c), alone or in a subgraph. */
 static mtbal_status seek_training(mtbal_node *node, void *found)
 {
     bool batch = mtbal_node_is(node, "BatchNormalization") &&
                  (mtbal_attr_i(node, "training_mode", 0) || node->nout > 1);
-    if (batch || (mtbal_node_is(node, "Dropout") && node->nin > 2))
+    bool dropout =
+        mtbal_node_is(node, "Dropout") && node->nin > 2 && !is_zero(node, 1) && !is_zero(node, 2);
+    if (batch || dropout)
         *(bool *)found = true;
     return MTBAL_OK;
 }
@@ -107,11 +104,11 @@ static mtbal_status divide_inputs(split *s)
     mtbal_context *c = s->c;
     for (int i = 0; i < c->graph->ninputs;) {
         mtbal_value *v = c->graph->inputs[i];
-        if (is_listed(c->inputs, c->ninputs, v->name)) {
+        if (mtbal_is_listed(c->inputs, c->ninputs, v->name)) {
             i++;
             continue;
         }
-        bool ours = is_ours(v->name) && v->is_initializer, state = false;
+        bool ours = mtbal_is_ours(v->name) && v->is_initializer, state = false;
         for (int k = 0; k < c->nstates; k++)
             state = state || c->states[k].value == v;
         mtbal_remove_input(c->graph, v);
@@ -131,7 +128,7 @@ static mtbal_status divide_outputs(split *s)
     mtbal_context *c = s->c;
     for (int i = 0; i < c->graph->noutputs;) {
         mtbal_value *v = c->graph->outputs[i];
-        if (is_listed(c->outputs, c->noutputs, v->name)) {
+        if (mtbal_is_listed(c->outputs, c->noutputs, v->name)) {
             i++;
             continue;
         }
@@ -151,8 +148,7 @@ static mtbal_status training_losses(split *s)
         mtbal_value *v = c->tasks[i].loss;
         if (v->id >= s->n || !s->copies[v->id])
             continue;
-        MTBAL_TRY(
-            mtbal_output_as(&algorithm, s->copies[v->id], "mtbal/loss/", c->tasks[i].name));
+        MTBAL_TRY(mtbal_output_as(&algorithm, s->copies[v->id], "mtbal/loss/", c->tasks[i].name));
         c->tasks[i].loss = s->algorithm->outputs[s->algorithm->noutputs - 1];
     }
     return MTBAL_OK;

@@ -77,8 +77,8 @@ static mtbal_status check_bindings(const joiner *j, const mtbal_training *t, con
 static mtbal_status check_training(const joiner *j, int k)
 {
     const mtbal_training *t = j->model->trainings[k];
-    MTBAL_TRY(check_bindings(j, t, "update_binding", t->updates, t->nupdates, t->algorithm,
-                             j->graph));
+    MTBAL_TRY(
+        check_bindings(j, t, "update_binding", t->updates, t->nupdates, t->algorithm, j->graph));
     for (int before = 0; before < k; before++)
         for (int i = 0; i < t->nupdates; i++)
             if (has_key(j->model->trainings[before]->updates, j->model->trainings[before]->nupdates,

@@ -1,6 +1,6 @@
 /* train/session.c: one model file, its programs and its states. */
+#include "train/session.h"
 #include "passes/passes.h"
-#include "train/train.h"
 
 #include <math.h>
 #include <string.h>
@@ -80,6 +80,7 @@ static mtbal_status read_metadata(mtbal_session *s, const mtbal_model *model, mt
     s->losses = tasks.values;
     s->nstates = states.count;
     s->states = states.names;
+    s->nexts = states.values;
     s->is_step = states.count > 0;
     MTBAL_TRY(list_feeds(s, model->graph, diag));
     return list_outputs(s, model->graph, diag);
@@ -161,6 +162,14 @@ static bool is_task_tensor(const mtbal_session *s, const char *name)
     return false;
 }
 
+static bool is_loss(const mtbal_session *s, const char *name)
+{
+    for (int i = 0; i < s->ntasks; i++)
+        if (!strcmp(s->losses[i], name))
+            return true;
+    return false;
+}
+
 /* Whether a program of this mode computes the output. */
 static bool is_wanted(const mtbal_session *s, mtbal_mode mode, const char *name)
 {
@@ -173,8 +182,9 @@ static bool is_wanted(const mtbal_session *s, mtbal_mode mode, const char *name)
     case MTBAL_PROBE_TENSORS:
         return is_task_tensor(s, name);
     default:
-        return s->options.all_outputs || !s->is_step || own || !strcmp(name, "mtbal/loss") ||
-               starts_with(name, "mtbal/weight/") || (mode == MTBAL_MEASURE && is_norm(s, name));
+        return s->options.all_outputs || !s->is_step || is_loss(s, name) ||
+               !strcmp(name, "mtbal/loss") || starts_with(name, "mtbal/weight/") ||
+               (mode == MTBAL_MEASURE && is_norm(s, name));
     }
 }
 
@@ -274,6 +284,8 @@ static mtbal_status compile(mtbal_session *s, mtbal_program *p, mtbal_diag *diag
         MTBAL_TRY(list_frozen(s, &options, diag));
     MTBAL_TRY(mtbal_lower(p->model, &options, &p->plan, diag));
     MTBAL_TRY(mtbal_instance_new(p->plan, s->options.threads, &p->instance, diag));
+    if (s->options.initialize && !s->current)
+        MTBAL_TRY(train_initialize(s, p->instance, diag));
     MTBAL_TRY(apply_settings(s, p, s->current == NULL, diag));
     const rt_tensor *lr = mtbal_instance_input(p->instance, "mtbal/lr");
     mtbal_tensor as = {.dtype = lr ? (mtbal_dtype)lr->dtype : MTBAL_FLOAT, .count = 1};
