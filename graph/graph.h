@@ -341,6 +341,8 @@ mtbal_value *mtbal_value_new(mtbal_graph *graph, const char *name);
 /* The value of that name visible in `graph` (its own, then its parents'). Linear time: passes keep
  * tables. */
 mtbal_value *mtbal_value_find(mtbal_graph *graph, const char *name);
+/* The initializer of that name, of the main graph or of a training step beside it. Linear time. */
+mtbal_value *mtbal_initializer_find(const mtbal_model *model, const char *name);
 const char *mtbal_fresh_name(mtbal_model *model,
                              const char *base); /* base, or base_1, ... not yet in use */
 mtbal_status mtbal_add_input(mtbal_graph *graph, mtbal_value *value);

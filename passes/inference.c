@@ -172,6 +172,8 @@ mtbal_status mtbal_inference(mtbal_model *model, const mtbal_options *options, m
     if (is_step || chosen)
         MTBAL_TRY(mtbal_remove_dead(model, diag));
     MTBAL_TRY(mtbal_inference_mode(model, diag));
+    if (is_step || chosen) /* what only training read */
+        MTBAL_TRY(mtbal_remove_dead(model, diag));
     MTBAL_TRY(drop_unused(model, chosen != NULL, diag));
     drop_traces(model);
     return MTBAL_OK;

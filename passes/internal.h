@@ -19,6 +19,9 @@ void mtbal_names_add(mtbal_names *names, const char *name);
 
 /* Operands of a node that say how it works, not what it works on: a bit each. */
 unsigned mtbal_settings_of(const mtbal_node *node);
+/* Role of a node that hands a state's next value to a later step of the same iteration: there it is
+ * a value of its own, so gradients stop. */
+extern const char mtbal_role_updated[];
 mtbal_status mtbal_spread_reach(mtbal_context *c);      /* fills reach, nreach */
 mtbal_status mtbal_spread_dependence(mtbal_context *c); /* fills depends, from params */
 static inline bool mtbal_is_single(uint64_t reach)      /* exactly one task */

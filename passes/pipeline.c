@@ -196,6 +196,9 @@ mtbal_status mtbal_rewrite(mtbal_model *model, const mtbal_options *options,
                           "rewrite the original model, or get it back with --inference",
                           "this is a step graph already");
     MTBAL_TRY(check_dump(options, diag));
+    if (model->ntrainings > 0)
+        MTBAL_TRY(mtbal_notice_add(m.c, MTBAL_NOTE, "the model's own training_info is left out"));
+    model->ntrainings = 0;
     for (const mtbal_pass *p = mtbal_passes; p->name; p++) {
         if (!(m.holds & bit_of(p)))
             MTBAL_TRY(run_pass(&m, p));

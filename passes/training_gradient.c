@@ -85,7 +85,7 @@ static bool *dependents(const request *r)
     for (int i = 0; moves && i < r->n; i++)
         moves[r->cut[i]->id] = true;
     for (mtbal_node *node = r->graph->first; moves && node != r->node; node = node->next)
-        if (mtbal_reads(node, moves, n))
+        if (node->role != mtbal_role_updated && mtbal_reads(node, moves, n))
             for (int i = 0; i < node->nout; i++)
                 if (node->out[i])
                     moves[node->out[i]->id] = true;
@@ -136,9 +136,9 @@ static mtbal_status compute_again(request *r, const bool *moves)
     for (mtbal_node *node = r->node->prev; node; node = node->prev) {
         bool wanted = false;
         for (int i = 0; i < node->nout; i++)
-            wanted =
-                wanted || (node->out[i] && needed[node->out[i]->id] && !is_cut(r, node->out[i]));
-        if (wanted && mtbal_reads(node, moves, n)) {
+            wanted = wanted || (node->out[i] && needed[node->out[i]->id] &&
+                                moves[node->out[i]->id] && !is_cut(r, node->out[i]));
+        if (wanted) {
             nodes[count++] = node;
             mtbal_mark_read(node, needed);
         }

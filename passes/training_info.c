@@ -90,6 +90,20 @@ static mtbal_status check_training(const joiner *j, int k)
 
 /* ------------------------------------------------------------------ joining */
 
+/* The next value of a state, as a later step reads it: no gradient goes through it into the step
+ * that made it. */
+static mtbal_value *updated(const joiner *j, const mtbal_property *state)
+{
+    mtbal_value *next = output_named(j->graph, state->value);
+    mtbal_node *node = mtbal_node_new(j->graph, NULL, "", "Identity", 1, &next, 1);
+    if (!node)
+        return NULL;
+    node->role = mtbal_role_updated;
+    node->name = node->out[0]->name;
+    node->out[0]->type = next->type;
+    return node->out[0];
+}
+
 /* The main graph's values as they are for the next step: what depends on an updated state is
  * computed again. */
 static mtbal_status refresh(joiner *j)
@@ -102,8 +116,10 @@ static mtbal_status refresh(joiner *j)
         return mtbal_no_memory(j->diag);
     for (int i = 0; i < j->nstates; i++) {
         mtbal_value *state = initializer_named(j->graph, j->states[i].key);
-        now[state->id] = output_named(j->graph, j->states[i].value);
+        now[state->id] = updated(j, &j->states[i]);
         moved[state->id] = true;
+        if (!now[state->id])
+            return mtbal_no_memory(j->diag);
     }
     mtbal_node *end = j->last ? j->last->next : j->graph->first;
     for (mtbal_node *node = j->graph->first; node != end; node = node->next)
@@ -221,6 +237,8 @@ static mtbal_status join_one(joiner *j, int k)
         MTBAL_TRY(take_nodes(j, from, k > 0));
         for (int i = 0; i < from->noutputs; i++) {
             mtbal_value *out = from->outputs[i];
+            if (out->type.rank < 0) /* a main graph has to tell more of its outputs */
+                out->origin = NULL;
             if (!(out->id < j->n && j->now[out->id]) &&
                 !named(j->graph->outputs, j->graph->noutputs, out->name) &&
                 mtbal_add_output(j->graph, out) != MTBAL_OK)

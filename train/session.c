@@ -406,19 +406,6 @@ double mtbal_program_scalar(const mtbal_program *program, const char *output)
     return mtbal_tensor_f64(&as, 0);
 }
 
-/* By name, in the main graph or a training step beside it: a model has thousands, a session as many
- * states. */
-static mtbal_value *find_initializer(const mtbal_model *model, const char *name)
-{
-    for (int k = -1; k < model->ntrainings; k++) {
-        const mtbal_graph *graph = k < 0 ? model->graph : model->trainings[k]->algorithm;
-        for (int i = 0; graph && i < graph->ninitializers; i++)
-            if (!strcmp(graph->initializers[i]->name, name))
-                return graph->initializers[i];
-    }
-    return NULL;
-}
-
 mtbal_status mtbal_session_save(mtbal_session *session, const char *path, mtbal_diag *diag)
 {
     mtbal_model *model = NULL;
@@ -426,7 +413,7 @@ mtbal_status mtbal_session_save(mtbal_session *session, const char *path, mtbal_
     mtbal_status status = MTBAL_OK;
     for (int i = 0; i < session->nstates && status == MTBAL_OK; i++) {
         const rt_tensor *state = mtbal_session_state(session, session->states[i]);
-        mtbal_value *value = find_initializer(model, session->states[i]);
+        mtbal_value *value = mtbal_initializer_find(model, session->states[i]);
         if (!state || !value)
             continue;
         mtbal_tensor *tensor = mtbal_tensor_new(model, (mtbal_dtype)state->dtype, state->rank,
