@@ -16,28 +16,37 @@ typedef struct golden_case {
     const char *folder, *file, *golden; /* golden: folder of golden.npz */
     bool inline_functions;
     double lr; /* of the SGD trajectory */
+    bool training_info;
 } golden_case;
 
 static const golden_case cases[] = {
-    {"mlp_cls_reg", "model.op13.onnx", "mlp_cls_reg", false, 0.05},
-    {"mlp_cls_reg", "model.op17.onnx", "mlp_cls_reg", false, 0.05},
-    {"mlp_cls_reg", "model.op17.onnx", "mlp_cls_reg", true, 0.05},
-    {"mlp_cls_reg", "static.onnx", "mlp_cls_reg", false, 0.05},
-    {"mlp_cls_reg", "inits_as_inputs.onnx", "mlp_cls_reg", false, 0.05},
-    {"mlp_cls_reg", "functions.onnx", "mlp_cls_reg", false, 0.05},
-    {"fixtures", "external.onnx", "mlp_cls_reg", false, 0.05},
-    {"fixtures/ext_many", "external_many.onnx", "mlp_cls_reg", false, 0.05},
-    {"fixtures", "metadata.onnx", "mlp_cls_reg", false, 0.05},
-    {"fixtures", "metadata_ir10_fields.onnx", "mlp_cls_reg", false, 0.05},
-    {"fixtures", "weights_as_constants.onnx", "mlp_cls_reg", false, 0.05},
-    {"cnn_nyu", "model.op13.onnx", "cnn_nyu", false, 0.02},
-    {"cnn_nyu", "model.op14.onnx", "cnn_nyu", false, 0.02},
-    {"cnn_nyu", "model.op17.onnx", "cnn_nyu", false, 0.02},
-    {"cnn_nyu", "model.op17.onnx", "cnn_nyu", true, 0.02},
-    {"cnn_nyu", "preserve_dyn_hw.onnx", "cnn_nyu", false, 0.02},
-    {"transformer_glue", "model.op13.onnx", "transformer_glue", false, 0.05},
-    {"transformer_glue", "model.op17.onnx", "transformer_glue", false, 0.05},
-    {"transformer_glue", "model.op17.onnx", "transformer_glue", true, 0.05},
+    {"mlp_cls_reg", "model.op13.onnx", "mlp_cls_reg", false, 0.05, false},
+    {"mlp_cls_reg", "model.op17.onnx", "mlp_cls_reg", false, 0.05, false},
+    {"mlp_cls_reg", "model.op17.onnx", "mlp_cls_reg", true, 0.05, false},
+    {"mlp_cls_reg", "static.onnx", "mlp_cls_reg", false, 0.05, false},
+    {"mlp_cls_reg", "inits_as_inputs.onnx", "mlp_cls_reg", false, 0.05, false},
+    {"mlp_cls_reg", "functions.onnx", "mlp_cls_reg", false, 0.05, false},
+    {"fixtures", "external.onnx", "mlp_cls_reg", false, 0.05, false},
+    {"fixtures/ext_many", "external_many.onnx", "mlp_cls_reg", false, 0.05, false},
+    {"fixtures", "metadata.onnx", "mlp_cls_reg", false, 0.05, false},
+    {"fixtures", "metadata_ir10_fields.onnx", "mlp_cls_reg", false, 0.05, false},
+    {"fixtures", "weights_as_constants.onnx", "mlp_cls_reg", false, 0.05, false},
+    {"cnn_nyu", "model.op13.onnx", "cnn_nyu", false, 0.02, false},
+    {"cnn_nyu", "model.op14.onnx", "cnn_nyu", false, 0.02, false},
+    {"cnn_nyu", "model.op17.onnx", "cnn_nyu", false, 0.02, false},
+    {"cnn_nyu", "model.op17.onnx", "cnn_nyu", true, 0.02, false},
+    {"cnn_nyu", "preserve_dyn_hw.onnx", "cnn_nyu", false, 0.02, false},
+    {"transformer_glue", "model.op13.onnx", "transformer_glue", false, 0.05, false},
+    {"transformer_glue", "model.op17.onnx", "transformer_glue", false, 0.05, false},
+    {"transformer_glue", "model.op17.onnx", "transformer_glue", true, 0.05, false},
+    {"mlp_cls_reg", "model.op13.onnx", "mlp_cls_reg", false, 0.05, true},
+    {"mlp_cls_reg", "model.op17.onnx", "mlp_cls_reg", true, 0.05, true},
+    {"mlp_cls_reg", "inits_as_inputs.onnx", "mlp_cls_reg", false, 0.05, true},
+    {"fixtures", "external.onnx", "mlp_cls_reg", false, 0.05, true},
+    {"cnn_nyu", "model.op13.onnx", "cnn_nyu", false, 0.02, true},
+    {"cnn_nyu", "model.op17.onnx", "cnn_nyu", false, 0.02, true},
+    {"transformer_glue", "model.op13.onnx", "transformer_glue", false, 0.05, true},
+    {"transformer_glue", "model.op17.onnx", "transformer_glue", false, 0.05, true},
 };
 
 /* ------------------------------------------------------------------ the work space of a test */
@@ -73,8 +82,9 @@ static void open_bench(bench *b, const golden_case *c)
     mtbal_diag diag = {0};
     char path[160];
     *b = (bench){.c = c};
-    snprintf(b->label, sizeof b->label, "%s/%s%s", c->folder, c->file,
-             c->inline_functions ? " --inline-functions" : "");
+    snprintf(b->label, sizeof b->label, "%s/%s%s%s", c->folder, c->file,
+             c->inline_functions ? " --inline-functions" : "",
+             c->training_info ? " --target training-info" : "");
     strcpy(b->folder, "/tmp/mtbal-golden-XXXXXX");
     ck_assert(mkdtemp(b->folder) != NULL);
     snprintf(b->step, sizeof b->step, "%s/step.onnx", b->folder);
@@ -119,6 +129,8 @@ static void rewrite(bench *b, const char *optimizer, const char *balance, unsign
     options.verify_between = true;
     must(mtbal_onnx_read(path, &model, &diag), &diag, b);
     must(mtbal_rewrite(model, &options, &context, &diag), &diag, b);
+    if (b->c->training_info)
+        must(mtbal_training_info(context), &diag, b);
     must(mtbal_onnx_write(model, b->step, &diag), &diag, b);
     mtbal_model_free(model);
 }
