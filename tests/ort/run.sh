@@ -19,6 +19,7 @@ if ! "$VENV/bin/python" -c 'import onnxruntime, onnx, numpy' 2>/dev/null; then
 fi
 status=0
 "$VENV/bin/python" tests/ort/compare.py "$BIN" || status=1
+"$VENV/bin/python" tests/ort/training_info.py "$BIN" || status=1
 
 # ONNX Runtime's own training sessions: the last that were published are those of 1.19.2.
 WEB=.venv/web/node_modules/onnxruntime-web
