@@ -6,18 +6,27 @@
  * once more for them. */
 #include "passes/internal.h"
 
+#include <stdlib.h>
 #include <string.h>
+
+enum { MAX_STEPS = 64 };
+
+/* A binding of update_binding, its names resolved. */
+typedef struct update {
+    mtbal_value *state, *next;
+} update;
 
 /* While the steps are joined. */
 typedef struct joiner {
     mtbal_model *model;
     mtbal_graph *graph; /* the main graph: all of it in the end */
     mtbal_diag *diag;
-    mtbal_node *last;  /* of the main graph, at first */
-    mtbal_value **now; /* by value id, size n: what stands for a value of the main graph by now */
+    mtbal_node *last;   /* of the main graph, at first */
+    bool *is_state;     /* by value id, of the values that the file has */
+    int nupdates, done; /* done: of the steps before the present one */
+    update *updates;    /* of all steps, in their order */
+    mtbal_value **now;  /* by value id, size n: what stands for a value of the main graph by now */
     int n;
-    int nstates;
-    mtbal_property *states; /* state -> output */
 } joiner;
 
 static const char *const hint = "see TrainingInfoProto in ONNX's onnx.proto";
@@ -28,79 +37,166 @@ static mtbal_status invalid(const joiner *j, const char *format, const char *bin
     return mtbal_fail(j->diag, MTBAL_INVALID, j->model->path, hint, format, binding, name);
 }
 
+/* ------------------------------------------------------------------ values by name */
+
+/* Names are interned: they are sorted, and found, by their addresses. */
+typedef struct table {
+    int count;
+    mtbal_value **values;
+} table;
+
+static int by_address(const void *a, const void *b)
+{
+    uintptr_t x = (uintptr_t)(*(mtbal_value *const *)a)->name;
+    uintptr_t y = (uintptr_t)(*(mtbal_value *const *)b)->name;
+    return (x > y) - (x < y);
+}
+
+static mtbal_status make_table(const joiner *j, table *t, int count, mtbal_value *const *values)
+{
+    t->count = count;
+    t->values = mtbal_arena_copy(j->model->arena, values, (size_t)count * sizeof *values);
+    if (!t->values)
+        return mtbal_no_memory(j->diag);
+    qsort(t->values, (size_t)count, sizeof *t->values, by_address);
+    return MTBAL_OK;
+}
+
+static mtbal_value *find(const table *t, const char *name)
+{
+    mtbal_value key = {.name = name}, *at = &key;
+    mtbal_value **found = bsearch(&at, t->values, (size_t)t->count, sizeof *t->values, by_address);
+    return found ? *found : NULL;
+}
+
+/* Every value that the joined graph defines so far. */
+static mtbal_status table_of_graph(const joiner *j, table *t)
+{
+    const mtbal_graph *g = j->graph;
+    size_t most = (size_t)(g->ninputs + g->ninitializers);
+    int n = 0;
+    for (const mtbal_node *node = g->first; node; node = node->next)
+        most += (size_t)node->nout;
+    mtbal_value **all = mtbal_arena_array(j->model->arena, most, sizeof *all);
+    if (!all)
+        return mtbal_no_memory(j->diag);
+    for (int i = 0; i < g->ninputs; i++)
+        all[n++] = g->inputs[i];
+    for (int i = 0; i < g->ninitializers; i++)
+        all[n++] = g->initializers[i];
+    for (const mtbal_node *node = g->first; node; node = node->next)
+        for (int i = 0; i < node->nout; i++)
+            if (node->out[i])
+                all[n++] = node->out[i];
+    return make_table(j, t, n, all);
+}
+
 /* ------------------------------------------------------------------ bindings */
 
-static mtbal_value *named(mtbal_value *const *list, int n, const char *name)
+/* What bindings of a step may name. */
+typedef struct scope {
+    table main_initializers, main_outputs, initializers, outputs, first;
+} scope;
+
+static mtbal_status open_scope(const joiner *j, const mtbal_training *t, scope *s)
 {
-    for (int i = 0; i < n; i++)
-        if (!strcmp(list[i]->name, name))
-            return list[i];
-    return NULL;
+    static const mtbal_graph none = {0};
+    const mtbal_graph *own = t->algorithm ? t->algorithm : &none;
+    const mtbal_graph *first = t->initialization ? t->initialization : &none, *main = j->graph;
+    MTBAL_TRY(make_table(j, &s->main_initializers, main->ninitializers, main->initializers));
+    MTBAL_TRY(make_table(j, &s->main_outputs, main->noutputs, main->outputs));
+    MTBAL_TRY(make_table(j, &s->initializers, own->ninitializers, own->initializers));
+    MTBAL_TRY(make_table(j, &s->outputs, own->noutputs, own->outputs));
+    return make_table(j, &s->first, first->noutputs, first->outputs);
 }
 
-static mtbal_value *initializer_named(const mtbal_graph *graph, const char *name)
+static mtbal_status resolve(const joiner *j, const scope *s, const mtbal_property *binding,
+                            bool first, update *u)
 {
-    return graph ? named(graph->initializers, graph->ninitializers, name) : NULL;
+    const char *what = first ? "initialization_binding" : "update_binding";
+    const char *name = mtbal_intern(j->model->arena, binding->value);
+    if (!name)
+        return mtbal_no_memory(j->diag);
+    u->state = find(&s->initializers, binding->key);
+    if (!u->state && !(u->state = find(&s->main_initializers, binding->key)))
+        return invalid(j, "%s: there is no initializer %s", what, binding->key);
+    u->next = find(first ? &s->first : &s->outputs, name);
+    if (!u->next && (first || !(u->next = find(&s->main_outputs, name))))
+        return invalid(j, "%s: there is no output %s", what, name);
+    return MTBAL_OK;
 }
 
-static mtbal_value *output_named(const mtbal_graph *graph, const char *name)
+/* Every initializer is bound at most once, by all steps together; a step puts it at most once to
+ * where it starts. */
+static mtbal_status read_bindings(joiner *j, const mtbal_training *t)
 {
-    return graph ? named(graph->outputs, graph->noutputs, name) : NULL;
-}
-
-static bool has_key(const mtbal_property *list, int n, const char *key)
-{
-    for (int i = 0; i < n; i++)
-        if (!strcmp(list[i].key, key))
-            return true;
-    return false;
-}
-
-/* Keys are initializers, each bound once; values are outputs. other: where outputs may be besides.
- */
-static mtbal_status check_bindings(const joiner *j, const mtbal_training *t, const char *what,
-                                   const mtbal_property *list, int n, const mtbal_graph *graph,
-                                   const mtbal_graph *other)
-{
-    for (int i = 0; i < n; i++) {
-        if (!initializer_named(j->graph, list[i].key) &&
-            !initializer_named(t->algorithm, list[i].key))
-            return invalid(j, "%s: there is no initializer %s", what, list[i].key);
-        if (!output_named(graph, list[i].value) && !output_named(other, list[i].value))
-            return invalid(j, "%s: there is no output %s", what, list[i].value);
-        if (has_key(list, i, list[i].key))
-            return invalid(j, "%s: %s is bound twice", what, list[i].key);
+    scope s;
+    update u;
+    bool *seen = mtbal_arena_array(j->model->arena, (size_t)j->model->nvalues, sizeof *seen);
+    MTBAL_TRY(open_scope(j, t, &s));
+    if (!seen)
+        return mtbal_no_memory(j->diag);
+    for (int i = 0; i < t->ninits; i++) {
+        MTBAL_TRY(resolve(j, &s, &t->inits[i], true, &u));
+        if (seen[u.state->id])
+            return invalid(j, "%s: %s is bound twice", "initialization_binding", u.state->name);
+        seen[u.state->id] = true;
+    }
+    for (int i = 0; i < t->nupdates; i++) {
+        MTBAL_TRY(resolve(j, &s, &t->updates[i], false, &u));
+        j->is_state[u.state->id] = true;
+        j->updates[j->nupdates++] = u;
     }
     return MTBAL_OK;
 }
 
-static mtbal_status check_training(const joiner *j, int k)
+/* Two initializers of one name, of two algorithms, would be one variable. */
+static mtbal_status check_names(const joiner *j)
 {
-    const mtbal_training *t = j->model->trainings[k];
-    MTBAL_TRY(
-        check_bindings(j, t, "update_binding", t->updates, t->nupdates, t->algorithm, j->graph));
-    for (int before = 0; before < k; before++)
-        for (int i = 0; i < t->nupdates; i++)
-            if (has_key(j->model->trainings[before]->updates, j->model->trainings[before]->nupdates,
-                        t->updates[i].key))
-                return invalid(j, "%s: %s is bound twice", "update_binding", t->updates[i].key);
-    return check_bindings(j, t, "initialization_binding", t->inits, t->ninits, t->initialization,
-                          NULL);
+    table t;
+    mtbal_value **states = mtbal_arena_array(j->model->arena, (size_t)j->nupdates, sizeof *states);
+    if (!states)
+        return mtbal_no_memory(j->diag);
+    for (int i = 0; i < j->nupdates; i++)
+        states[i] = j->updates[i].state;
+    MTBAL_TRY(make_table(j, &t, j->nupdates, states));
+    for (int i = 1; i < t.count; i++)
+        if (t.values[i]->name == t.values[i - 1]->name)
+            return invalid(j, "%s: %s is bound twice", "update_binding", t.values[i]->name);
+    return MTBAL_OK;
+}
+
+static mtbal_status read_all_bindings(joiner *j)
+{
+    mtbal_model *model = j->model;
+    size_t most = 0;
+    if (model->ntrainings > MAX_STEPS)
+        return mtbal_fail(j->diag, MTBAL_UNSUPPORTED, model->path, NULL,
+                          "the model has %d steps in training_info; %d are read", model->ntrainings,
+                          MAX_STEPS);
+    for (int i = 0; i < model->ntrainings; i++)
+        most += (size_t)model->trainings[i]->nupdates;
+    j->updates = mtbal_arena_array(model->arena, most, sizeof *j->updates);
+    j->is_state = mtbal_arena_array(model->arena, (size_t)model->nvalues, sizeof(bool));
+    if (!j->updates || !j->is_state)
+        return mtbal_no_memory(j->diag);
+    for (int i = 0; i < model->ntrainings; i++)
+        MTBAL_TRY(read_bindings(j, model->trainings[i]));
+    return check_names(j);
 }
 
 /* ------------------------------------------------------------------ joining */
 
 /* The next value of a state, as a later step reads it: no gradient goes through it into the step
  * that made it. */
-static mtbal_value *updated(const joiner *j, const mtbal_property *state)
+static mtbal_value *updated(const joiner *j, const update *u)
 {
-    mtbal_value *next = output_named(j->graph, state->value);
-    mtbal_node *node = mtbal_node_new(j->graph, NULL, "", "Identity", 1, &next, 1);
+    mtbal_node *node = mtbal_node_new(j->graph, NULL, "", "Identity", 1, &u->next, 1);
     if (!node)
         return NULL;
     node->role = mtbal_role_updated;
     node->name = node->out[0]->name;
-    node->out[0]->type = next->type;
+    node->out[0]->type = u->next->type;
     return node->out[0];
 }
 
@@ -112,17 +208,17 @@ static mtbal_status refresh(joiner *j)
     mtbal_arena *arena = j->model->arena;
     mtbal_value **now = mtbal_arena_array(arena, (size_t)n, sizeof *now);
     bool *moved = mtbal_arena_array(arena, (size_t)n, sizeof *moved);
+    mtbal_node *end = j->last ? j->last->next : j->graph->first;
     if (!now || !moved)
         return mtbal_no_memory(j->diag);
-    for (int i = 0; i < j->nstates; i++) {
-        mtbal_value *state = initializer_named(j->graph, j->states[i].key);
-        now[state->id] = updated(j, &j->states[i]);
-        moved[state->id] = true;
-        if (!now[state->id])
+    for (int i = 0; i < j->done; i++) {
+        int id = j->updates[i].state->id;
+        now[id] = updated(j, &j->updates[i]);
+        moved[id] = true;
+        if (!now[id])
             return mtbal_no_memory(j->diag);
     }
-    mtbal_node *end = j->last ? j->last->next : j->graph->first;
-    for (mtbal_node *node = j->graph->first; node != end; node = node->next)
+    for (mtbal_node *node = j->graph->first; j->done && node != end; node = node->next)
         if (mtbal_reads(node, moved, n)) {
             if (mtbal_node_copy(node, j->graph, NULL, now, n, NULL) != MTBAL_OK)
                 return mtbal_no_memory(j->diag);
@@ -135,12 +231,22 @@ static mtbal_status refresh(joiner *j)
     return MTBAL_OK;
 }
 
-/* In one graph a name means one thing: a later step's values give way. */
-static mtbal_status rename_taken(const joiner *j, mtbal_value *v)
+static mtbal_value *by_now(const joiner *j, const mtbal_value *v)
 {
-    if (mtbal_value_find(j->graph, v->name))
-        v->name = mtbal_fresh_name(j->model, v->name);
-    return v->name ? MTBAL_OK : mtbal_no_memory(j->diag);
+    return v->id < j->n ? j->now[v->id] : NULL;
+}
+
+/* In one graph a name means one thing: a later step's values give way. */
+typedef struct renaming {
+    const joiner *j;
+    table taken;
+} renaming;
+
+static mtbal_status rename_taken(const renaming *r, mtbal_value *v)
+{
+    if (find(&r->taken, v->name))
+        v->name = mtbal_fresh_name(r->j->model, v->name);
+    return v->name ? MTBAL_OK : mtbal_no_memory(r->j->diag);
 }
 
 static mtbal_status rename_outputs(mtbal_node *node, void *context)
@@ -151,120 +257,140 @@ static mtbal_status rename_outputs(mtbal_node *node, void *context)
     return MTBAL_OK;
 }
 
+static mtbal_status make_unique(const joiner *j, mtbal_graph *from)
+{
+    renaming r = {.j = j};
+    MTBAL_TRY(table_of_graph(j, &r.taken));
+    for (int i = 0; i < from->ninitializers; i++)
+        if (!from->initializers[i]->is_input && !j->is_state[from->initializers[i]->id])
+            MTBAL_TRY(rename_taken(&r, from->initializers[i]));
+    return mtbal_graph_walk(from, rename_outputs, &r);
+}
+
 /* What several steps take, they take from one input. */
 static mtbal_status take_inputs(joiner *j, mtbal_graph *from)
 {
-    while (from->ninputs) {
-        mtbal_value *v = from->inputs[0];
-        mtbal_value *same = named(j->graph->inputs, j->graph->ninputs, v->name);
-        mtbal_remove_input(from, v);
-        if (same && v->id < j->n)
+    table inputs;
+    MTBAL_TRY(make_table(j, &inputs, j->graph->ninputs, j->graph->inputs));
+    for (int i = 0; i < from->ninputs; i++) {
+        mtbal_value *v = from->inputs[i], *same = find(&inputs, v->name);
+        v->graph = j->graph;
+        if (same)
             j->now[v->id] = same;
         else if (mtbal_add_input(j->graph, v) != MTBAL_OK)
             return mtbal_no_memory(j->diag);
-        v->graph = j->graph;
     }
+    from->ninputs = 0;
     return MTBAL_OK;
 }
 
 /* Numbers that nothing updates are settings (--set): inputs with a default. */
-static bool is_setting(const mtbal_training *t, const mtbal_value *v)
+static bool is_setting(const joiner *j, const mtbal_value *v)
 {
     return v->tensor && v->tensor->count == 1 && v->tensor->rank <= 1 &&
-           mtbal_dtype_is_float(v->tensor->dtype) && !has_key(t->updates, t->nupdates, v->name);
+           mtbal_dtype_is_float(v->tensor->dtype) && !j->is_state[v->id];
 }
 
-static mtbal_status take_initializers(joiner *j, const mtbal_training *t, bool later)
+static mtbal_status take_initializers(joiner *j, mtbal_graph *from)
 {
-    mtbal_graph *from = t->algorithm;
-    while (from->ninitializers) {
-        mtbal_value *v = from->initializers[0];
-        bool input = v->is_input, setting = is_setting(t, v);
-        mtbal_remove_initializer(from, v);
-        if (later && !input)
-            MTBAL_TRY(rename_taken(j, v));
-        if (mtbal_add_initializer(j->graph, v, v->tensor) != MTBAL_OK ||
-            (setting && !input && mtbal_add_input(j->graph, v) != MTBAL_OK))
-            return mtbal_no_memory(j->diag);
+    for (int i = 0; i < from->ninitializers; i++) {
+        mtbal_value *v = from->initializers[i];
+        if (by_now(j, v))
+            continue;
         v->graph = j->graph;
+        if (mtbal_add_initializer(j->graph, v, v->tensor) != MTBAL_OK ||
+            (!v->is_input && is_setting(j, v) && mtbal_add_input(j->graph, v) != MTBAL_OK))
+            return mtbal_no_memory(j->diag);
+    }
+    from->ninitializers = 0;
+    return MTBAL_OK;
+}
+
+static mtbal_status take_outputs(joiner *j, mtbal_graph *from)
+{
+    bool *listed = mtbal_arena_array(j->model->arena, (size_t)j->model->nvalues, sizeof *listed);
+    if (!listed)
+        return mtbal_no_memory(j->diag);
+    for (int i = 0; i < j->graph->noutputs; i++)
+        listed[j->graph->outputs[i]->id] = true;
+    for (int i = 0; i < from->noutputs; i++) {
+        mtbal_value *out = from->outputs[i];
+        if (out->type.rank < 0) /* a main graph has to tell more of its outputs */
+            out->origin = NULL;
+        if (!by_now(j, out) && !listed[out->id] && mtbal_add_output(j->graph, out) != MTBAL_OK)
+            return mtbal_no_memory(j->diag);
+        listed[out->id] = true;
     }
     return MTBAL_OK;
 }
 
-static mtbal_status take_nodes(joiner *j, mtbal_graph *from, bool later)
+static mtbal_status take_algorithm(joiner *j, mtbal_graph *from)
 {
-    if (later)
-        MTBAL_TRY(mtbal_graph_walk(from, rename_outputs, j));
+    if (j->done)
+        MTBAL_TRY(make_unique(j, from));
+    MTBAL_TRY(take_inputs(j, from));
+    MTBAL_TRY(take_initializers(j, from));
     while (from->first) {
         mtbal_node_remap(from->first, j->now, j->n);
         mtbal_node_transfer(from->first, j->graph);
     }
-    return MTBAL_OK;
+    return take_outputs(j, from);
 }
 
-/* Enters the updates of a step: its outputs' names are those that they have by now. */
-static mtbal_status bind_updates(joiner *j, const mtbal_training *t, mtbal_value *const *next)
+/* States are inputs, their next values outputs. */
+static mtbal_status bind(joiner *j, update *u)
 {
-    for (int i = 0; i < t->nupdates; i++) {
-        mtbal_value *state = initializer_named(j->graph, t->updates[i].key), *v = next[i];
-        if (v->id < j->n && j->now[v->id])
-            v = j->now[v->id];
-        if ((!state->is_input && mtbal_add_input(j->graph, state) != MTBAL_OK) ||
-            (!v->is_output && mtbal_add_output(j->graph, v) != MTBAL_OK))
-            return mtbal_no_memory(j->diag);
-        j->states[j->nstates++] = (mtbal_property){state->name, v->name};
-    }
-    return MTBAL_OK;
-}
-
-static mtbal_status join_one(joiner *j, int k)
-{
-    const mtbal_training *t = j->model->trainings[k];
-    mtbal_graph *from = t->algorithm;
-    mtbal_value **next = mtbal_arena_array(j->model->arena, (size_t)t->nupdates, sizeof *next);
-    if (!next)
+    mtbal_value *now = by_now(j, u->next);
+    bool is_output = !now || now->is_output;
+    u->next = now ? now : u->next;
+    if ((!u->state->is_input && mtbal_add_input(j->graph, u->state) != MTBAL_OK) ||
+        (!is_output && mtbal_add_output(j->graph, u->next) != MTBAL_OK))
         return mtbal_no_memory(j->diag);
-    for (int i = 0; i < t->nupdates; i++) {
-        next[i] = output_named(from, t->updates[i].value);
-        next[i] = next[i] ? next[i] : output_named(j->graph, t->updates[i].value);
-    }
-    if (from) /* names mean something there only before any is changed */
-        MTBAL_TRY(mtbal_named_operands(from, j->diag));
+    return MTBAL_OK;
+}
+
+static mtbal_status join_one(joiner *j, const mtbal_training *t)
+{
+    if (t->algorithm) /* names mean something there only before any is changed */
+        MTBAL_TRY(mtbal_named_operands(t->algorithm, j->diag));
     MTBAL_TRY(refresh(j));
-    if (from) {
-        MTBAL_TRY(take_inputs(j, from));
-        MTBAL_TRY(take_initializers(j, t, k > 0));
-        MTBAL_TRY(take_nodes(j, from, k > 0));
-        for (int i = 0; i < from->noutputs; i++) {
-            mtbal_value *out = from->outputs[i];
-            if (out->type.rank < 0) /* a main graph has to tell more of its outputs */
-                out->origin = NULL;
-            if (!(out->id < j->n && j->now[out->id]) &&
-                !named(j->graph->outputs, j->graph->noutputs, out->name) &&
-                mtbal_add_output(j->graph, out) != MTBAL_OK)
-                return mtbal_no_memory(j->diag);
-        }
-    }
-    return bind_updates(j, t, next);
+    if (t->algorithm)
+        MTBAL_TRY(take_algorithm(j, t->algorithm));
+    for (int i = 0; i < t->nupdates; i++)
+        MTBAL_TRY(bind(j, &j->updates[j->done + i]));
+    j->done += t->nupdates;
+    return MTBAL_OK;
 }
 
 /* ------------------------------------------------------------------ what a step graph tells */
 
+static mtbal_status tell_states(const joiner *j)
+{
+    mtbal_property *states =
+        mtbal_arena_array(j->model->arena, (size_t)j->nupdates, sizeof *states);
+    if (!states)
+        return mtbal_no_memory(j->diag);
+    for (int i = 0; i < j->nupdates; i++)
+        states[i] = (mtbal_property){j->updates[i].state->name, j->updates[i].next->name};
+    return mtbal_set_entries(j->model, "mtbal.state", true, j->nupdates, states, j->diag);
+}
+
 /* Without mtbal's own entry: every float with one element that is no state's next value. */
-static mtbal_status find_tasks(const joiner *j)
+static mtbal_status tell_tasks(const joiner *j)
 {
     const mtbal_graph *graph = j->graph;
+    mtbal_arena *arena = j->model->arena;
+    mtbal_property *tasks = mtbal_arena_array(arena, (size_t)graph->noutputs, sizeof *tasks);
+    bool *bound = mtbal_arena_array(arena, (size_t)j->model->nvalues, sizeof *bound);
     int n = 0;
-    mtbal_property *tasks =
-        mtbal_arena_array(j->model->arena, (size_t)graph->noutputs, sizeof *tasks);
-    if (!tasks)
+    if (!tasks || !bound)
         return mtbal_no_memory(j->diag);
+    for (int i = 0; i < j->nupdates; i++)
+        bound[j->updates[i].next->id] = true;
     for (int i = 0; i < graph->noutputs; i++) {
         const mtbal_value *v = graph->outputs[i];
-        bool state = false;
-        for (int k = 0; k < j->nstates; k++)
-            state = state || !strcmp(j->states[k].value, v->name);
-        if (!state && mtbal_dtype_is_float(v->type.dtype) && mtbal_shape_count(&v->type) == 1)
+        if (!bound[v->id] && mtbal_dtype_is_float(v->type.dtype) &&
+            mtbal_shape_count(&v->type) == 1)
             tasks[n++] = (mtbal_property){v->name, v->name};
     }
     return mtbal_set_entries(j->model, "mtbal.tasks", true, n, tasks, j->diag);
@@ -273,19 +399,12 @@ static mtbal_status find_tasks(const joiner *j)
 static mtbal_status join(joiner *j)
 {
     mtbal_model *model = j->model;
-    size_t most = 0;
-    for (int i = 0; i < model->ntrainings; i++) {
-        MTBAL_TRY(check_training(j, i));
-        most += (size_t)model->trainings[i]->nupdates;
-    }
-    j->states = mtbal_arena_array(model->arena, most, sizeof *j->states);
-    if (!j->states)
-        return mtbal_no_memory(j->diag);
+    MTBAL_TRY(read_all_bindings(j));
     MTBAL_TRY(mtbal_named_operands(j->graph, j->diag));
     for (int i = 0; i < model->ntrainings; i++)
-        MTBAL_TRY(join_one(j, i));
+        MTBAL_TRY(join_one(j, model->trainings[i]));
     model->ntrainings = 0;
-    MTBAL_TRY(mtbal_set_entries(model, "mtbal.state", true, j->nstates, j->states, j->diag));
+    MTBAL_TRY(tell_states(j));
     return mtbal_verify(model, j->diag);
 }
 
@@ -299,5 +418,5 @@ mtbal_status mtbal_standard_form(mtbal_model *model, mtbal_diag *diag)
     if (!joins || mtbal_property_get(model, "mtbal.tasks"))
         return MTBAL_OK;
     MTBAL_TRY(mtbal_infer_graph(model->graph, diag));
-    return find_tasks(&j);
+    return tell_tasks(&j);
 }

@@ -416,15 +416,16 @@ START_TEST(test_bindings)
 }
 END_TEST
 
-/* One key in two steps; a size that changes; a name that both graphs define; a value that neither
- * does. */
+/* One key in two steps; two variables of one name; a size that changes; a name that both graphs
+ * define; a value that neither does. */
 START_TEST(test_bad_trainings)
 {
-    static const char *const says[] = {"W2 is bound twice", "differ in type or size",
-                                       "two values named t", "there is no tensor named missing"};
+    static const char *const says[] = {"W2 is bound twice",  "differ in type or size",
+                                       "two values named t", "there is no tensor named missing",
+                                       "lr is bound twice",  "65 steps"};
     mtbal_diag diag = {0};
     int code;
-    mtbal_model *model = steps_read(_i ? DATA "sgd.onnx" : DATA "two_steps.onnx");
+    mtbal_model *model = steps_read(_i % 4 ? DATA "sgd.onnx" : DATA "two_steps.onnx");
     mtbal_training *t = model->trainings[0];
     if (_i == 0)
         add_binding(model, t, "W2", "loss");
@@ -436,8 +437,14 @@ START_TEST(test_bad_trainings)
     for (mtbal_node *node = t->algorithm->first; node && _i == 3; node = node->next)
         if (!strcmp(node->op, "Gradient"))
             ck_assert_int_eq(mtbal_set_s(node, "y", "missing"), MTBAL_OK);
-    if (_i == 2) {
+    if (_i == 2)
         t->updates[t->nupdates - 1].value = "t";
+    for (int k = 0; k < 2 && _i == 4; k++)
+        add_binding(model, model->trainings[k], "lr", "loss");
+    if (_i == 5) {
+        model->trainings = mtbal_arena_array(model->arena, 65, sizeof t);
+        for (model->ntrainings = 0; model->ntrainings < 65; model->ntrainings++)
+            model->trainings[model->ntrainings] = t;
     }
     steps_ok(mtbal_onnx_write(model, files_path("bad.onnx"), &diag));
     mtbal_model_free(model);
@@ -451,7 +458,8 @@ START_TEST(test_bad_trainings)
     mtbal_npz_free(npz);
     char *said = command(&code, "mtbal-run %s --inputs %s 2>&1", files_path("bad.onnx"),
                          files_path("x.npz"));
-    ck_assert_msg(code == 4 && strstr(said, says[_i]), "exit code %d: %s", code, said);
+    ck_assert_msg(code == (_i == 5 ? 3 : 4) && strstr(said, says[_i]), "exit code %d: %s", code,
+                  said);
     free(said);
 }
 END_TEST
@@ -685,7 +693,7 @@ int main(void)
     LOOP(test_bindings, bindings);
     LOOP(test_same_bits, ours);
     LOOP(test_form, ours);
-    tcase_add_loop_test(tests, test_bad_trainings, 0, 4);
+    tcase_add_loop_test(tests, test_bad_trainings, 0, 6);
     tcase_add_test(tests, test_all_blockers);
     tcase_add_test(tests, test_rewritten);
     tcase_add_test(tests, test_initialize);
