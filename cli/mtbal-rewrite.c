@@ -143,6 +143,16 @@ typedef struct report {
     mtbal_plan_info emitted;
 } report;
 
+/* Of the main graph, and of the training steps beside it. */
+static mtbal_status count_ops(report *r, const mtbal_model *model, mtbal_diag *diag)
+{
+    mtbal_status status = mtbal_graph_walk(model->graph, count_op, &r->ops);
+    for (int i = 0; i < model->ntrainings && status == MTBAL_OK; i++)
+        if (model->trainings[i]->algorithm)
+            status = mtbal_graph_walk(model->trainings[i]->algorithm, count_op, &r->ops);
+    return status == MTBAL_OK ? MTBAL_OK : mtbal_no_memory(diag);
+}
+
 static int64_t size_of(const char *form, const char *name, mtbal_arena *arena)
 {
     const char *path = mtbal_arena_printf(arena, form, name);
@@ -469,8 +479,7 @@ static mtbal_status rewrite(report *r, mtbal_model **model, mtbal_arena *arena, 
     MTBAL_TRY(mtbal_onnx_read(r->in, model, diag));
     r->ops.arena = arena;
     r->bytes_before = size_of("%s", r->in, arena);
-    if (mtbal_graph_walk((*model)->graph, count_op, &r->ops) != MTBAL_OK)
-        return mtbal_no_memory(diag);
+    MTBAL_TRY(count_ops(r, *model, diag));
     mtbal_context *context = NULL;
     MTBAL_TRY(convert(r, *model, &o, &context, diag));
     r->context = context;
@@ -479,8 +488,7 @@ static mtbal_status rewrite(report *r, mtbal_model **model, mtbal_arena *arena, 
     if (a.emit.folder)
         MTBAL_TRY(cli_emit(&a.emit, r->out, &r->emitted, arena, diag));
     r->ops.after = true;
-    return mtbal_graph_walk((*model)->graph, count_op, &r->ops) == MTBAL_OK ? MTBAL_OK
-                                                                            : mtbal_no_memory(diag);
+    return count_ops(r, *model, diag);
 }
 
 static void list_passes(mtbal_arena *arena)
