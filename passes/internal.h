@@ -93,6 +93,19 @@ bool mtbal_reads(mtbal_node *node, const bool *marked, int n);
 /* The gradient of an If: adds to the cotangents of what its branches read. */
 mtbal_status mtbal_cross_if(mtbal_sweep *sweep, mtbal_node *node, mtbal_diag *diag);
 
+/* ------------------------------------------------------------------ index.c */
+
+/* Values by name: of a list, or all that a graph itself defines. In `arena`. */
+typedef struct mtbal_index {
+    int count;
+    mtbal_value **values;
+} mtbal_index;
+mtbal_status mtbal_index_values(mtbal_index *index, mtbal_arena *arena, int count,
+                                mtbal_value *const *values, mtbal_diag *diag);
+mtbal_status mtbal_index_graph(mtbal_index *index, mtbal_arena *arena, const mtbal_graph *graph,
+                               mtbal_diag *diag);
+mtbal_value *mtbal_index_find(const mtbal_index *index, const char *name); /* name: interned */
+
 /* ------------------------------------------------------------------ blockers.c */
 
 /* Nodes that cannot be differentiated, each once, a line each with what it blocks. */
@@ -122,9 +135,11 @@ typedef mtbal_status mtbal_training_fn(mtbal_builder *b, mtbal_node *node,
                                        mtbal_blockers *blockers);
 mtbal_training_fn mtbal_training_gradient, mtbal_training_adam, mtbal_training_adagrad,
     mtbal_training_momentum;
-/* The tensors that the attributes of a Gradient node name become its operands. */
-mtbal_status mtbal_gradient_operands(mtbal_node *node, mtbal_diag *diag);
-/* The same for all Gradient nodes of a graph and its subgraphs. */
+/* The tensors that the attributes of a Gradient node name become its operands: values of its graph
+ * or of the one around it. */
+mtbal_status mtbal_gradient_operands(mtbal_node *node, const mtbal_index *own,
+                                     const mtbal_index *around, mtbal_diag *diag);
+/* The same for all Gradient nodes of a graph, those in its subgraphs not. */
 mtbal_status mtbal_named_operands(mtbal_graph *graph, mtbal_diag *diag);
 
 /* ------------------------------------------------------------------ fold.c */

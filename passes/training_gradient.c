@@ -28,16 +28,27 @@ static mtbal_status invalid(const mtbal_node *node, mtbal_diag *diag, const char
                       "see Gradient in ONNX's operator specification", what, name);
 }
 
-static mtbal_status add_named(mtbal_node *node, const char *name, mtbal_value **to,
-                              mtbal_diag *diag)
+typedef struct names {
+    const mtbal_index *own, *around;
+    mtbal_diag *diag;
+} names;
+
+static mtbal_status add_named(const names *s, mtbal_node *node, const char *name, mtbal_value **to)
 {
-    *to = mtbal_value_find(node->graph, name);
-    return *to ? MTBAL_OK : invalid(node, diag, "there is no tensor named %s", name);
+    const char *interned = mtbal_intern(node->graph->model->arena, name);
+    if (!interned)
+        return mtbal_no_memory(s->diag);
+    *to = mtbal_index_find(s->own, interned);
+    if (!*to)
+        *to = mtbal_index_find(s->around, interned);
+    return *to ? MTBAL_OK : invalid(node, s->diag, "there is no tensor named %s", name);
 }
 
 /* From then on: at [n], cut [n], y; and the attributes nx, nz. */
-mtbal_status mtbal_gradient_operands(mtbal_node *node, mtbal_diag *diag)
+mtbal_status mtbal_gradient_operands(mtbal_node *node, const mtbal_index *own,
+                                     const mtbal_index *around, mtbal_diag *diag)
 {
+    const names known = {own, around, diag};
     if (mtbal_attr_find(node, "nx"))
         return MTBAL_OK;
     const mtbal_attr *xs = mtbal_attr_find(node, "xs"), *zs = mtbal_attr_find(node, "zs");
@@ -57,8 +68,9 @@ mtbal_status mtbal_gradient_operands(mtbal_node *node, mtbal_diag *diag)
         return mtbal_no_memory(diag);
     memcpy(in, node->in, (size_t)n * sizeof *in);
     for (int i = 0; i < n; i++)
-        MTBAL_TRY(add_named(node, i < nx ? xs->strings[i] : zs->strings[i - nx], &in[n + i], diag));
-    MTBAL_TRY(add_named(node, y, &in[2 * n], diag));
+        MTBAL_TRY(
+            add_named(&known, node, i < nx ? xs->strings[i] : zs->strings[i - nx], &in[n + i]));
+    MTBAL_TRY(add_named(&known, node, y, &in[2 * n]));
     for (int i = 0; i < 3; i++)
         mtbal_attr_remove(node, (const char *[]){"xs", "zs", "y"}[i]);
     if (mtbal_set_i(node, "nx", nx) != MTBAL_OK || mtbal_set_i(node, "nz", nz) != MTBAL_OK ||
@@ -240,21 +252,38 @@ static mtbal_status differentiate(const request *r, mtbal_blockers *blockers, mt
     return r->b->status;
 }
 
+/* As mtbal_gradient_operands left it: a file may hold anything. */
+static mtbal_status read_request(request *r)
+{
+    const mtbal_node *node = r->node;
+    int64_t nx = mtbal_attr_i(node, "nx", 0), nz = mtbal_attr_i(node, "nz", 0);
+    bool complete = nx > 0 && nz >= 0 && nx < node->nin && nz < node->nin &&
+                    node->nin == 2 * (nx + nz) + 1 && node->nout <= nx;
+    for (int i = 0; i < node->nin; i++)
+        complete = complete && node->in[i];
+    if (!complete)
+        return invalid(node, r->b->diag, "it does not say %s", "where to differentiate what");
+    r->nx = (int)nx;
+    r->n = (int)(nx + nz);
+    r->at = node->in;
+    r->y = node->in[2 * r->n];
+    r->cut =
+        mtbal_arena_copy(r->graph->model->arena, node->in + r->n, (size_t)r->n * sizeof *r->cut);
+    if (!r->cut)
+        return mtbal_no_memory(r->b->diag);
+    return mtbal_dtype_is_float(r->y->type.dtype)
+               ? MTBAL_OK
+               : invalid(node, r->b->diag, "its y, %s, is no float tensor", r->y->name);
+}
+
 mtbal_status mtbal_training_gradient(mtbal_builder *b, mtbal_node *node, mtbal_blockers *blockers)
 {
     request r = {.b = b, .node = node, .graph = node->graph};
-    mtbal_arena *arena = node->graph->model->arena;
-    r.nx = (int)mtbal_attr_i(node, "nx", 0);
-    r.n = r.nx + (int)mtbal_attr_i(node, "nz", 0);
-    r.at = node->in;
-    r.cut = mtbal_arena_copy(arena, node->in + r.n, (size_t)r.n * sizeof *r.cut);
-    r.y = node->in[2 * r.n];
-    bool *moves = r.cut ? dependents(&r) : NULL;
-    mtbal_value **dx = mtbal_arena_array(arena, (size_t)r.nx, sizeof *dx);
+    MTBAL_TRY(read_request(&r));
+    bool *moves = dependents(&r);
+    mtbal_value **dx = mtbal_arena_array(node->graph->model->arena, (size_t)r.nx, sizeof *dx);
     if (!moves || !dx)
         return mtbal_no_memory(b->diag);
-    if (!mtbal_dtype_is_float(r.y->type.dtype))
-        return invalid(node, b->diag, "its y, %s, is no float tensor", r.y->name);
     b->role = "gradient";
     if (!blockers->count)
         mtbal_blockers_clear(r.graph);

@@ -6,7 +6,6 @@
  * once more for them. */
 #include "passes/internal.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 enum { MAX_STEPS = 64 };
@@ -37,65 +36,17 @@ static mtbal_status invalid(const joiner *j, const char *format, const char *bin
     return mtbal_fail(j->diag, MTBAL_INVALID, j->model->path, hint, format, binding, name);
 }
 
-/* ------------------------------------------------------------------ values by name */
-
-/* Names are interned: they are sorted, and found, by their addresses. */
-typedef struct table {
-    int count;
-    mtbal_value **values;
-} table;
-
-static int by_address(const void *a, const void *b)
-{
-    uintptr_t x = (uintptr_t)(*(mtbal_value *const *)a)->name;
-    uintptr_t y = (uintptr_t)(*(mtbal_value *const *)b)->name;
-    return (x > y) - (x < y);
-}
-
-static mtbal_status make_table(const joiner *j, table *t, int count, mtbal_value *const *values)
-{
-    t->count = count;
-    t->values = mtbal_arena_copy(j->model->arena, values, (size_t)count * sizeof *values);
-    if (!t->values)
-        return mtbal_no_memory(j->diag);
-    qsort(t->values, (size_t)count, sizeof *t->values, by_address);
-    return MTBAL_OK;
-}
-
-static mtbal_value *find(const table *t, const char *name)
-{
-    mtbal_value key = {.name = name}, *at = &key;
-    mtbal_value **found = bsearch(&at, t->values, (size_t)t->count, sizeof *t->values, by_address);
-    return found ? *found : NULL;
-}
-
-/* Every value that the joined graph defines so far. */
-static mtbal_status table_of_graph(const joiner *j, table *t)
-{
-    const mtbal_graph *g = j->graph;
-    size_t most = (size_t)(g->ninputs + g->ninitializers);
-    int n = 0;
-    for (const mtbal_node *node = g->first; node; node = node->next)
-        most += (size_t)node->nout;
-    mtbal_value **all = mtbal_arena_array(j->model->arena, most, sizeof *all);
-    if (!all)
-        return mtbal_no_memory(j->diag);
-    for (int i = 0; i < g->ninputs; i++)
-        all[n++] = g->inputs[i];
-    for (int i = 0; i < g->ninitializers; i++)
-        all[n++] = g->initializers[i];
-    for (const mtbal_node *node = g->first; node; node = node->next)
-        for (int i = 0; i < node->nout; i++)
-            if (node->out[i])
-                all[n++] = node->out[i];
-    return make_table(j, t, n, all);
-}
-
 /* ------------------------------------------------------------------ bindings */
+
+static mtbal_status index_values(const joiner *j, mtbal_index *index, int count,
+                                 mtbal_value *const *values)
+{
+    return mtbal_index_values(index, j->model->arena, count, values, j->diag);
+}
 
 /* What bindings of a step may name. */
 typedef struct scope {
-    table main_initializers, main_outputs, initializers, outputs, first;
+    mtbal_index main_initializers, main_outputs, initializers, outputs, first;
 } scope;
 
 static mtbal_status open_scope(const joiner *j, const mtbal_training *t, scope *s)
@@ -103,11 +54,11 @@ static mtbal_status open_scope(const joiner *j, const mtbal_training *t, scope *
     static const mtbal_graph none = {0};
     const mtbal_graph *own = t->algorithm ? t->algorithm : &none;
     const mtbal_graph *first = t->initialization ? t->initialization : &none, *main = j->graph;
-    MTBAL_TRY(make_table(j, &s->main_initializers, main->ninitializers, main->initializers));
-    MTBAL_TRY(make_table(j, &s->main_outputs, main->noutputs, main->outputs));
-    MTBAL_TRY(make_table(j, &s->initializers, own->ninitializers, own->initializers));
-    MTBAL_TRY(make_table(j, &s->outputs, own->noutputs, own->outputs));
-    return make_table(j, &s->first, first->noutputs, first->outputs);
+    MTBAL_TRY(index_values(j, &s->main_initializers, main->ninitializers, main->initializers));
+    MTBAL_TRY(index_values(j, &s->main_outputs, main->noutputs, main->outputs));
+    MTBAL_TRY(index_values(j, &s->initializers, own->ninitializers, own->initializers));
+    MTBAL_TRY(index_values(j, &s->outputs, own->noutputs, own->outputs));
+    return index_values(j, &s->first, first->noutputs, first->outputs);
 }
 
 static mtbal_status resolve(const joiner *j, const scope *s, const mtbal_property *binding,
@@ -117,11 +68,11 @@ static mtbal_status resolve(const joiner *j, const scope *s, const mtbal_propert
     const char *name = mtbal_intern(j->model->arena, binding->value);
     if (!name)
         return mtbal_no_memory(j->diag);
-    u->state = find(&s->initializers, binding->key);
-    if (!u->state && !(u->state = find(&s->main_initializers, binding->key)))
+    u->state = mtbal_index_find(&s->initializers, binding->key);
+    if (!u->state && !(u->state = mtbal_index_find(&s->main_initializers, binding->key)))
         return invalid(j, "%s: there is no initializer %s", what, binding->key);
-    u->next = find(first ? &s->first : &s->outputs, name);
-    if (!u->next && (first || !(u->next = find(&s->main_outputs, name))))
+    u->next = mtbal_index_find(first ? &s->first : &s->outputs, name);
+    if (!u->next && (first || !(u->next = mtbal_index_find(&s->main_outputs, name))))
         return invalid(j, "%s: there is no output %s", what, name);
     return MTBAL_OK;
 }
@@ -153,13 +104,13 @@ static mtbal_status read_bindings(joiner *j, const mtbal_training *t)
 /* Two initializers of one name, of two algorithms, would be one variable. */
 static mtbal_status check_names(const joiner *j)
 {
-    table t;
+    mtbal_index t;
     mtbal_value **states = mtbal_arena_array(j->model->arena, (size_t)j->nupdates, sizeof *states);
     if (!states)
         return mtbal_no_memory(j->diag);
     for (int i = 0; i < j->nupdates; i++)
         states[i] = j->updates[i].state;
-    MTBAL_TRY(make_table(j, &t, j->nupdates, states));
+    MTBAL_TRY(index_values(j, &t, j->nupdates, states));
     for (int i = 1; i < t.count; i++)
         if (t.values[i]->name == t.values[i - 1]->name)
             return invalid(j, "%s: %s is bound twice", "update_binding", t.values[i]->name);
@@ -239,12 +190,12 @@ static mtbal_value *by_now(const joiner *j, const mtbal_value *v)
 /* In one graph a name means one thing: a later step's values give way. */
 typedef struct renaming {
     const joiner *j;
-    table taken;
+    mtbal_index taken;
 } renaming;
 
 static mtbal_status rename_taken(const renaming *r, mtbal_value *v)
 {
-    if (find(&r->taken, v->name))
+    if (mtbal_index_find(&r->taken, v->name))
         v->name = mtbal_fresh_name(r->j->model, v->name);
     return v->name ? MTBAL_OK : mtbal_no_memory(r->j->diag);
 }
@@ -260,7 +211,7 @@ static mtbal_status rename_outputs(mtbal_node *node, void *context)
 static mtbal_status make_unique(const joiner *j, mtbal_graph *from)
 {
     renaming r = {.j = j};
-    MTBAL_TRY(table_of_graph(j, &r.taken));
+    MTBAL_TRY(mtbal_index_graph(&r.taken, j->model->arena, j->graph, j->diag));
     for (int i = 0; i < from->ninitializers; i++)
         if (!from->initializers[i]->is_input && !j->is_state[from->initializers[i]->id])
             MTBAL_TRY(rename_taken(&r, from->initializers[i]));
@@ -270,10 +221,10 @@ static mtbal_status make_unique(const joiner *j, mtbal_graph *from)
 /* What several steps take, they take from one input. */
 static mtbal_status take_inputs(joiner *j, mtbal_graph *from)
 {
-    table inputs;
-    MTBAL_TRY(make_table(j, &inputs, j->graph->ninputs, j->graph->inputs));
+    mtbal_index inputs;
+    MTBAL_TRY(index_values(j, &inputs, j->graph->ninputs, j->graph->inputs));
     for (int i = 0; i < from->ninputs; i++) {
-        mtbal_value *v = from->inputs[i], *same = find(&inputs, v->name);
+        mtbal_value *v = from->inputs[i], *same = mtbal_index_find(&inputs, v->name);
         v->graph = j->graph;
         if (same)
             j->now[v->id] = same;

@@ -7,7 +7,7 @@
 #include <string.h>
 
 static const char domain[] = "ai.onnx.preview.training";
-enum { OPSET = 17 }; /* of what is emitted, at least */
+enum { OPSET = 17 /* of what is emitted, at least */, MOST_LOOKS = 10000000 };
 
 static const struct operator
 {
@@ -47,16 +47,28 @@ mtbal_status mtbal_give_output(mtbal_builder *b, mtbal_node *node, int index, mt
 
 /* ------------------------------------------------------------------ names become operands */
 
-static mtbal_status name_operands(mtbal_node *node, void *diag)
+static bool is_gradient(const mtbal_node *node)
 {
     const struct operator* o = operator_of(node);
-    return o && o->lower == mtbal_training_gradient ? mtbal_gradient_operands(node, diag)
-                                                    : MTBAL_OK;
+    return o && o->lower == mtbal_training_gradient;
 }
 
 mtbal_status mtbal_named_operands(mtbal_graph *graph, mtbal_diag *diag)
 {
-    return mtbal_graph_walk(graph, name_operands, diag);
+    mtbal_arena *arena = graph->model->arena;
+    mtbal_index own, around = {0};
+    mtbal_node *node = graph->first;
+    while (node && !is_gradient(node))
+        node = node->next;
+    if (!node)
+        return MTBAL_OK;
+    MTBAL_TRY(mtbal_index_graph(&own, arena, graph, diag));
+    if (graph->parent)
+        MTBAL_TRY(mtbal_index_graph(&around, arena, graph->parent, diag));
+    for (; node; node = node->next)
+        if (is_gradient(node))
+            MTBAL_TRY(mtbal_gradient_operands(node, &own, &around, diag));
+    return MTBAL_OK;
 }
 
 static mtbal_status all_operands(mtbal_model *model, mtbal_diag *diag)
@@ -89,10 +101,25 @@ static void drop_domain(mtbal_model *model)
     model->nopsets = kept;
 }
 
+/* A Gradient looks at all of the graph: a file could ask for more of them than anyone needs. */
+static mtbal_status check_amount(mtbal_model *model, mtbal_diag *diag)
+{
+    int64_t gradients = 0;
+    for (const mtbal_node *node = model->graph->first; node; node = node->next)
+        gradients += is_gradient(node);
+    return gradients * model->nvalues <= MOST_LOOKS
+               ? MTBAL_OK
+               : mtbal_fail(diag, MTBAL_UNSUPPORTED, model->path,
+                            "name several tensors in the xs of one Gradient",
+                            "%lld Gradient nodes in a graph of %d values are too many",
+                            (long long)gradients, model->nvalues);
+}
+
 static mtbal_status lower_nodes(mtbal_model *model, mtbal_diag *diag)
 {
     mtbal_blockers blockers = {0};
     mtbal_graph *graph = model->graph;
+    MTBAL_TRY(check_amount(model, diag));
     for (mtbal_node *node = graph->first, *next; node; node = next) {
         const struct operator* o = operator_of(node);
         mtbal_builder b;
@@ -104,7 +131,6 @@ static mtbal_status lower_nodes(mtbal_model *model, mtbal_diag *diag)
         MTBAL_TRY(b.prefix ? o->lower(&b, node, &blockers) : mtbal_no_memory(diag));
         MTBAL_TRY(b.status);
         mtbal_node_remove(node);
-        MTBAL_TRY(mtbal_infer_graph(graph, diag));
     }
     if (blockers.count)
         return mtbal_fail(diag, MTBAL_UNSUPPORTED, model->path,
@@ -145,5 +171,6 @@ mtbal_status mtbal_lower_training_ops(mtbal_model *model, mtbal_diag *diag)
     MTBAL_TRY(mtbal_infer_graph(model->graph, diag));
     drop_domain(model);
     MTBAL_TRY(lower_nodes(model, diag));
-    return mtbal_verify(model, diag);
+    MTBAL_TRY(mtbal_verify(model, diag));
+    return mtbal_infer_graph(model->graph, diag);
 }
