@@ -162,9 +162,9 @@ mtbal_status mtbal_ort_restore(mtbal_model *model, const char *name, mtbal_tenso
 
 /* What everything here executes: a model with training_info becomes a step graph (main graph and
  * algorithms in one, states as in the bindings); Gradient, Adam, Adagrad and Momentum of
- * ai.onnx.preview.training become standard operators, opset 17 or above. Any other model stays as
- * it is. MTBAL_INVALID: a binding of what is not there; MTBAL_UNSUPPORTED: a Gradient of what
- * cannot be differentiated, all such nodes in the diagnostic. */
+ * ai.onnx.preview.training become standard operators, opset 17 or above. Any other model is
+ * verified, and stays as it is. MTBAL_INVALID: a binding of what is not there; MTBAL_UNSUPPORTED: a
+ * Gradient of what cannot be differentiated, all such nodes in the diagnostic. */
 mtbal_status mtbal_standard_form(mtbal_model *model, mtbal_diag *diag);
 mtbal_status mtbal_lower_training_ops(mtbal_model *model, mtbal_diag *diag); /* the latter alone */
 

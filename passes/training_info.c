@@ -361,8 +361,10 @@ static mtbal_status join(joiner *j)
 
 mtbal_status mtbal_standard_form(mtbal_model *model, mtbal_diag *diag)
 {
-    joiner j = {.model = model, .graph = model->graph, .diag = diag, .last = model->graph->last};
+    joiner j = {.model = model, .graph = model->graph, .diag = diag};
     bool joins = model->ntrainings > 0;
+    MTBAL_TRY(mtbal_verify(model, diag));
+    j.last = model->graph->last;
     if (joins)
         MTBAL_TRY(join(&j));
     MTBAL_TRY(mtbal_lower_training_ops(model, diag));

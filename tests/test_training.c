@@ -208,6 +208,7 @@ static const struct {
     {GRAPH(GRADIENT("xs = [\"a\"], y = \"y\"") "  y = Mul(a, d)\n"), "circle", MTBAL_INVALID},
     {GRAPH("  y = Exp(a)\n" GRADIENT("nx = 1000000, nz = 0")), "does not say", MTBAL_INVALID},
     {GRAPH("  y = Exp(a)\n" GRADIENT("nx = -1, nz = 1")), "does not say", MTBAL_INVALID},
+    {GRAPH("  y = Exp()\n  d = Neg(a)\n"), "input 0 is missing", MTBAL_INVALID},
     {GRAPH(ADAM("Adam", "a, b, a, b, a")), "takes R, T and 4 tensors", MTBAL_INVALID},
     {GRAPH(ADAM("Momentum <alpha = 1.0>", "a, b, a, b, a")), "attribute beta is missing",
      MTBAL_INVALID},
