@@ -108,7 +108,8 @@ static mtbal_status divide_inputs(split *s)
             i++;
             continue;
         }
-        bool ours = mtbal_is_ours(v->name) && v->is_initializer, state = false;
+        bool ours = mtbal_is_ours(v->name) && v->is_initializer && !s->kept[v->id];
+        bool state = false;
         for (int k = 0; k < c->nstates; k++)
             state = state || c->states[k].value == v;
         mtbal_remove_input(c->graph, v);
