@@ -17,17 +17,13 @@
 enum { MAX_ARRAYS = 64 };
 
 /* Runs a command of ours; what it said, malloc'ed. */
-static char *command(int *code, const char *format, ...) MTBAL_PRINTF(2, 3);
-static char *command(int *code, const char *format, ...)
+static char *run_command(int *code, const char *format, va_list args)
 {
     const char *bin = getenv("BIN");
     char line[2048], *text = NULL;
     size_t size;
-    va_list args;
     int n = snprintf(line, sizeof line, "%s/", bin ? bin : "bin");
-    va_start(args, format);
     vsnprintf(line + n, sizeof line - (size_t)n, format, args);
-    va_end(args);
     FILE *pipe = popen(line, "r"), *to = open_memstream(&text, &size);
     ck_assert(pipe && to);
     for (int c; (c = fgetc(pipe)) != EOF;)
@@ -37,8 +33,25 @@ static char *command(int *code, const char *format, ...)
     return text;
 }
 
-static void must(int code, char *said)
+static char *command(int *code, const char *format, ...) MTBAL_PRINTF(2, 3);
+static char *command(int *code, const char *format, ...)
 {
+    va_list args;
+    va_start(args, format);
+    char *said = run_command(code, format, args);
+    va_end(args);
+    return said;
+}
+
+/* The same of one that must not fail. */
+static void must(const char *format, ...) MTBAL_PRINTF(1, 2);
+static void must(const char *format, ...)
+{
+    int code;
+    va_list args;
+    va_start(args, format);
+    char *said = run_command(&code, format, args);
+    va_end(args);
     ck_assert_msg(code == 0, "exit code %d: %s", code, said);
     free(said);
 }
@@ -84,10 +97,7 @@ static void run_once(const char *label, const char *model, const mtbal_array *in
 /* The same model, its training operators replaced by mtbal-rewrite. */
 static const char *standard(const char *model)
 {
-    int code;
-    char *said = command(&code, "mtbal-rewrite %s %s --target standard -q 2>&1", model,
-                         files_path("standard.onnx"));
-    must(code, said);
+    must("mtbal-rewrite %s %s --target standard -q 2>&1", model, files_path("standard.onnx"));
     mtbal_model *read = steps_read(files_path("standard.onnx"));
     for (const mtbal_node *node = read->graph->first; node; node = node->next)
         ck_assert_msg(!*node->domain || !strcmp(node->domain, "mtbal"), "%s is left", node->op);
@@ -259,7 +269,6 @@ START_TEST(test_rewritten)
 {
     mtbal_diag diag = {0};
     mtbal_npz *npz = NULL;
-    int code;
     mtbal_array in[MAX_ARRAYS], wanted;
     mtbal_model *model = steps_read(DATA "gradient_penalty.onnx");
     mtbal_value *kernel = mtbal_value_find(model->graph, "kernel");
@@ -271,8 +280,8 @@ START_TEST(test_rewritten)
                                    mtbal_tensor_new(model, k->dtype, k->rank, k->dims, k->data)));
     steps_ok(mtbal_onnx_write(model, files_path("penalty.onnx"), &diag));
     mtbal_model_free(model);
-    must(code, command(&code, "mtbal-rewrite %s %s --optimizer none -q 2>&1",
-                       files_path("penalty.onnx"), files_path("step.onnx")));
+    must("mtbal-rewrite %s %s --optimizer none -q 2>&1", files_path("penalty.onnx"),
+         files_path("step.onnx"));
     select_arrays(npz, "input/", in);
     wanted = *mtbal_npz_find(npz, "output/dk");
     wanted.name = "mtbal/grad/kernel";
@@ -327,14 +336,12 @@ static void train_and_check(const char *name, const char *model, int forms)
     mtbal_npz *npz = NULL;
     mtbal_array in[MAX_ARRAYS], states[MAX_ARRAYS];
     char npz_path[120];
-    int code;
     snprintf(npz_path, sizeof npz_path, DATA "%s.npz", name);
     steps_ok(mtbal_npz_read(npz_path, &npz, &diag));
     int nin = select_arrays(npz, "input/", in), nstates = select_arrays(npz, "state/", states);
     steps_ok(mtbal_npz_write(files_path("x.npz"), nin, in, false, &diag));
-    must(code,
-         command(&code, "mtbal-run %s --inputs %s --limit 5 --log %s --save %s -q 2>&1", model,
-                 files_path("x.npz"), files_path("log.jsonl"), files_path("trained.onnx")));
+    must("mtbal-run %s --inputs %s --limit 5 --log %s --save %s -q 2>&1", model,
+         files_path("x.npz"), files_path("log.jsonl"), files_path("trained.onnx"));
     check_losses(name, mtbal_npz_find(npz, "loss"));
     mtbal_model *saved = steps_read(files_path("trained.onnx"));
     ck_assert_int_eq(saved->ntrainings, forms);
@@ -361,8 +368,8 @@ START_TEST(test_initialize)
     int code;
     mtbal_array t;
     train_and_check("adam", DATA "adam.onnx", 1);
-    must(code, command(&code, "mtbal-run %s --inputs %s --set R=0 --save %s --initialize -q 2>&1",
-                       files_path("trained.onnx"), files_path("x.npz"), files_path("again.onnx")));
+    must("mtbal-run %s --inputs %s --set R=0 --save %s --initialize -q 2>&1",
+         files_path("trained.onnx"), files_path("x.npz"), files_path("again.onnx"));
     mtbal_model *before = steps_read(files_path("trained.onnx"));
     mtbal_model *after = steps_read(files_path("again.onnx"));
     t = state_in(before, "T");
@@ -451,8 +458,7 @@ START_TEST(test_bad_trainings)
     }
     steps_ok(mtbal_onnx_write(model, files_path("bad.onnx"), &diag));
     mtbal_model_free(model);
-    must(code, command(&code, "mtbal-rewrite --inference %s %s -q 2>&1", files_path("bad.onnx"),
-                       files_path("net.onnx")));
+    must("mtbal-rewrite --inference %s %s -q 2>&1", files_path("bad.onnx"), files_path("net.onnx"));
     mtbal_array in[MAX_ARRAYS];
     mtbal_npz *npz = NULL;
     steps_ok(mtbal_npz_read(DATA "sgd.npz", &npz, &diag));
@@ -509,14 +515,12 @@ static const struct {
 
 static void make_both_forms(int i, const char *optimizer)
 {
-    int code;
     static const char *const forms[] = {"step", "training-info"};
     for (int form = 0; form < 2; form++)
-        must(code, command(&code,
-                           "mtbal-rewrite " MODELS "%s %s --target %s --optimizer %s %s -q "
-                           "2>&1",
-                           ours[i].model, files_path(form ? "info.onnx" : "step.onnx"), forms[form],
-                           optimizer, ours[i].more));
+        must("mtbal-rewrite " MODELS "%s %s --target %s --optimizer %s %s -q "
+             "2>&1",
+             ours[i].model, files_path(form ? "info.onnx" : "step.onnx"), forms[form], optimizer,
+             ours[i].more);
 }
 
 static void write_golden_inputs(int i)
@@ -537,15 +541,14 @@ static void write_golden_inputs(int i)
 START_TEST(test_same_bits)
 {
     static const char *const optimizers[] = {"sgd", "adam", "momentum"};
-    int code;
     make_both_forms(_i, optimizers[_i % 3]);
     write_golden_inputs(_i);
     for (int form = 0; form < 2; form++) {
         const char *from = form ? "info.onnx" : "step.onnx", *to = form ? "i.onnx" : "s.onnx";
-        must(code, command(&code, "mtbal-run %s --inputs %s --limit 10 --save %s -q 2>&1",
-                           files_path(from), files_path("x.npz"), files_path(to)));
-        must(code, command(&code, "mtbal-rewrite --inference %s %s -q 2>&1", files_path(to),
-                           files_path(form ? "i_net.onnx" : "s_net.onnx")));
+        must("mtbal-run %s --inputs %s --limit 10 --save %s -q 2>&1", files_path(from),
+             files_path("x.npz"), files_path(to));
+        must("mtbal-rewrite --inference %s %s -q 2>&1", files_path(to),
+             files_path(form ? "i_net.onnx" : "s_net.onnx"));
     }
     ck_assert_msg(files_equal(files_path("i_net.onnx"), files_path("s_net.onnx")),
                   "%s: the two forms give different networks", ours[_i].model);
@@ -611,21 +614,33 @@ START_TEST(test_form)
 }
 END_TEST
 
+/* mtbal-rewrite makes its own step of the main graph, and says what it leaves out. */
+START_TEST(test_left_out)
+{
+    int code;
+    char *said = command(&code, "mtbal-rewrite %s %s --loss fit=mse:y,goal 2>&1", DATA "sgd.onnx",
+                         files_path("step.onnx"));
+    ck_assert_msg(code == 0 && strstr(said, "training_info is left out"), "exit code %d: %s", code,
+                  said);
+    free(said);
+    mtbal_model *model = steps_read(files_path("step.onnx"));
+    ck_assert_int_eq(model->ntrainings, 0);
+    mtbal_model_free(model);
+}
+END_TEST
+
 /* G of both forms, stored where each has its states. */
 START_TEST(test_calibrate)
 {
-    int code;
     double g[2];
     for (int form = 0; form < 2; form++) {
         const char *file = files_path(form ? "info.onnx" : "step.onnx");
-        must(code, command(&code,
-                           "mtbal-rewrite models/digits2.onnx %s --target %s --optimizer "
-                           "adam -q 2>&1",
-                           file, form ? "training-info" : "step"));
-        must(code, command(&code,
-                           "mtbal-calibrate %s --data models/digits2.train.npz --max-epochs "
-                           "2 --window 20 --set lr=0.003 -q 2>&1",
-                           file));
+        must("mtbal-rewrite models/digits2.onnx %s --target %s --optimizer "
+             "adam -q 2>&1",
+             file, form ? "training-info" : "step");
+        must("mtbal-calibrate %s --data models/digits2.train.npz --max-epochs "
+             "2 --window 20 --set lr=0.003 -q 2>&1",
+             file);
         mtbal_model *model = steps_read(file);
         mtbal_array state = state_in(model, "mtbal/calibration/loss_clean");
         g[form] = element(&state, 0);
@@ -702,6 +717,7 @@ int main(void)
     tcase_add_test(tests, test_rewritten);
     tcase_add_test(tests, test_initialize);
     tcase_add_test(tests, test_bytes_stay);
+    tcase_add_test(tests, test_left_out);
     tcase_add_test(tests, test_calibrate);
     tcase_add_test(tests, test_faults);
     suite_add_tcase(suite, tests);
