@@ -6,6 +6,7 @@
 # make test-ort   compares with ONNX Runtime (installs it into .venv)
 # make conformance   runs ONNX's own tests in DATA=FOLDER (default: the training operators')
 # make test-torch compares calibrations with an independent PyTorch program (installs torch into .venv-torch)
+# make test-networks compares whole networks from PyTorch's exporters (the same)
 # make bench      measures
 # make bench-balance   trains the problems of models/ with every balancing; SEEDS=5
 # make test-emit  compiles emitted C with several compilers and checkers, and compares
@@ -37,7 +38,7 @@ TEST_X  := $(TESTS:tests/%.c=$(BUILD)/tests/%)
 LIB     := $(BUILD)/libmtbal.a
 PROTO   ?= /usr/include/onnx/onnx.proto
 
-.PHONY: all clean deps demo test test-run strict sanitize conformance test-ort test-torch bench bench-balance format test-emit test-cross bench-emit
+.PHONY: all clean deps demo test test-run strict sanitize conformance test-ort test-torch test-networks bench bench-balance format test-emit test-cross bench-emit
 all: $(TOOLS)
 
 # ---------------------------------------------------------------- what a fresh Debian machine needs
@@ -85,7 +86,11 @@ test-ort: deps
 
 test-torch: deps
 	@$(MAKE) --no-print-directory all
-	@BIN=$(BIN) sh tests/torch/run.sh
+	@BIN=$(BIN) sh tests/torch/run.sh calibrate.py
+
+test-networks: deps
+	@$(MAKE) --no-print-directory all
+	@BIN=$(BIN) sh tests/torch/run.sh networks.py
 
 conformance: deps
 	@$(MAKE) --no-print-directory $(BUILD)/tests/conformance/conformance
