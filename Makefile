@@ -4,6 +4,7 @@
 # make strict     builds with gcc and clang, every warning an error; checks the formatting
 # make sanitize   runs the tests under AddressSanitizer and UBSan
 # make test-ort   compares with ONNX Runtime (installs it into .venv)
+# make conformance   runs ONNX's own tests in DATA=FOLDER (default: the training operators')
 # make test-torch compares calibrations with an independent PyTorch program (installs torch into .venv-torch)
 # make test-networks compares whole networks from PyTorch's exporters (the same)
 # make bench      measures
@@ -38,7 +39,7 @@ TEST_X  := $(TESTS:tests/%.c=$(BUILD)/tests/%)
 LIB     := $(BUILD)/libmtbal.a
 PROTO   ?= /usr/include/onnx/onnx.proto
 
-.PHONY: all clean deps demo test test-run strict sanitize test-ort test-torch test-networks bench bench-flops bench-balance format test-emit test-cross bench-emit
+.PHONY: all clean deps demo test test-run strict sanitize conformance test-ort test-torch test-networks bench bench-flops bench-balance format test-emit test-cross bench-emit
 all: $(TOOLS)
 
 # ---------------------------------------------------------------- what a fresh Debian machine needs
@@ -91,6 +92,10 @@ test-torch: deps
 test-networks: deps
 	@$(MAKE) --no-print-directory all
 	@BIN=$(BIN) sh tests/torch/run.sh networks.py
+
+conformance: deps
+	@$(MAKE) --no-print-directory $(BUILD)/tests/conformance/conformance
+	@$(BUILD)/tests/conformance/conformance $(or $(DATA),tests/data/onnx_training)
 
 # Emitted C: every dialect and checker; other processors.
 test-emit: deps

@@ -289,6 +289,17 @@ mtbal_value *mtbal_value_find(mtbal_graph *graph, const char *name)
     return NULL;
 }
 
+mtbal_value *mtbal_initializer_find(const mtbal_model *model, const char *name)
+{
+    for (int k = -1; k < model->ntrainings; k++) {
+        const mtbal_graph *graph = k < 0 ? model->graph : model->trainings[k]->algorithm;
+        for (int i = 0; graph && i < graph->ninitializers; i++)
+            if (!strcmp(graph->initializers[i]->name, name))
+                return graph->initializers[i];
+    }
+    return NULL;
+}
+
 mtbal_status mtbal_add_input(mtbal_graph *graph, mtbal_value *value)
 {
     APPEND(graph->model->arena, graph->inputs, graph->ninputs, value);

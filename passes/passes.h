@@ -169,6 +169,23 @@ mtbal_status mtbal_ort_restore(mtbal_model *model, const char *name, mtbal_tenso
                                mtbal_diag *diag);
 mtbal_status mtbal_ort_restored(mtbal_model *model, mtbal_diag *diag);
 
+/* ------------------------------------------------------------------ training_info.c,
+ * training_ops.c: ONNX's own words for training */
+
+/* What everything here executes: a model with training_info becomes a step graph (main graph and
+ * algorithms in one, states as in the bindings); Gradient, Adam, Adagrad and Momentum of
+ * ai.onnx.preview.training become standard operators, opset 17 or above. Any other model is
+ * verified, and stays as it is. MTBAL_INVALID: a binding of what is not there; MTBAL_UNSUPPORTED: a
+ * Gradient of what cannot be differentiated, all such nodes in the diagnostic. */
+mtbal_status mtbal_standard_form(mtbal_model *model, mtbal_diag *diag);
+mtbal_status mtbal_lower_training_ops(mtbal_model *model, mtbal_diag *diag); /* the latter alone */
+
+/* ------------------------------------------------------------------ target_training_info.c */
+
+/* After mtbal_rewrite: the network for inference becomes the main graph, the step the algorithm of
+ * a TrainingInfoProto. */
+mtbal_status mtbal_training_info(mtbal_context *context);
+
 /* Single passes that others (lowering, tests) use on any graph. */
 mtbal_status mtbal_upgrade(mtbal_model *model, int64_t opset, mtbal_diag *diag); /* upgrade.c */
 mtbal_status mtbal_inline_functions(mtbal_model *model, bool keep_mtbal,

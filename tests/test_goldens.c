@@ -87,6 +87,22 @@ static const golden_case cases[] = {
     {"fixtures", "tied.onnx", "fixtures/tied", true, 0.05},
 };
 
+/* The same in ONNX's own form, TrainingInfoProto. */
+static const golden_case info_cases[] = {
+    {"mlp_cls_reg", "model.op13.onnx", "mlp_cls_reg/golden", false, 0.05},
+    {"mlp_cls_reg", "model.op17.onnx", "mlp_cls_reg/golden", true, 0.05},
+    {"mlp_cls_reg", "inits_as_inputs.onnx", "mlp_cls_reg/golden", false, 0.05},
+    {"fixtures", "external.onnx", "mlp_cls_reg/golden", false, 0.05},
+    {"cnn_nyu", "model.op13.onnx", "cnn_nyu/golden", false, 0.02},
+    {"cnn_nyu", "model.op17.onnx", "cnn_nyu/golden", false, 0.02},
+    {"transformer_glue", "model.op13.onnx", "transformer_glue/golden", false, 0.05},
+    {"transformer_glue", "model.op17.onnx", "transformer_glue/golden", false, 0.05},
+    {"rnn_tag", "model.op17.onnx", "rnn_tag/golden", false, 0.05},
+    {"rnn_steps", "model.op17.onnx", "rnn_steps/golden", false, 0.05},
+    {"mmoe", "model.op17.onnx", "mmoe/golden", false, 0.05},
+};
+enum { NCASES = sizeof cases / sizeof *cases, NINFO = sizeof info_cases / sizeof *info_cases };
+
 /* heads.onnx has no losses of its own; it was exported from within a module `m`. */
 static bool is_heads(const golden_case *c)
 {
@@ -99,6 +115,7 @@ static const mtbal_pair losses[] = {{"loss_cls", "cross-entropy:logits,label"},
 
 typedef struct bench {
     const golden_case *c;
+    bool training_info;
     char folder[64], step[128], inputs[128], label[160];
     mtbal_npz *golden;
     mtbal_session *session;
@@ -123,13 +140,17 @@ static void write_inputs(bench *b, mtbal_diag *diag)
     must(mtbal_npz_write(b->inputs, count, arrays, false, diag), diag, b);
 }
 
-static void open_bench(bench *b, const golden_case *c)
+/* index: into cases, then into info_cases. */
+static void open_bench(bench *b, int index)
 {
     mtbal_diag diag = {0};
     char path[160];
-    *b = (bench){.c = c};
-    snprintf(b->label, sizeof b->label, "%s/%s (%s)%s", c->folder, c->file, c->golden,
-             c->inline_functions ? " --inline-functions" : "");
+    bool info = index >= NCASES;
+    const golden_case *c = info ? &info_cases[index - NCASES] : &cases[index];
+    *b = (bench){.c = c, .training_info = info};
+    snprintf(b->label, sizeof b->label, "%s/%s (%s)%s%s", c->folder, c->file, c->golden,
+             c->inline_functions ? " --inline-functions" : "",
+             info ? " --target training-info" : "");
     strcpy(b->folder, "/tmp/mtbal-golden-XXXXXX");
     ck_assert(mkdtemp(b->folder) != NULL);
     snprintf(b->step, sizeof b->step, "%s/step.onnx", b->folder);
@@ -178,6 +199,8 @@ static void rewrite(bench *b, const char *optimizer, const char *balance, unsign
     }
     must(mtbal_onnx_read(path, &model, &diag), &diag, b);
     must(mtbal_rewrite(model, &options, &context, &diag), &diag, b);
+    if (b->training_info)
+        must(mtbal_training_info(context), &diag, b);
     must(mtbal_onnx_write(model, b->step, &diag), &diag, b);
     mtbal_model_free(model);
 }
@@ -319,7 +342,7 @@ static mtbal_status check_trajectory(void *context, const mtbal_record *r, mtbal
 START_TEST(test_first_step)
 {
     bench b;
-    open_bench(&b, &cases[_i]);
+    open_bench(&b, _i);
     rewrite(&b, "sgd", "calibrated",
             MTBAL_OUT_NORMS | MTBAL_OUT_GRAM | MTBAL_OUT_GRADS | MTBAL_OUT_TASK_GRADS);
     run(&b, 0, 1, true, check_everything);
@@ -331,10 +354,10 @@ END_TEST
 START_TEST(test_trajectory_sgd)
 {
     bench b;
-    open_bench(&b, &cases[_i]);
+    open_bench(&b, _i);
     b.trajectory = wanted(&b, "traj_sgd");
     rewrite(&b, "sgd", "equal", MTBAL_OUT_NORMS);
-    run(&b, cases[_i].lr, 10, false, check_trajectory);
+    run(&b, b.c->lr, 10, false, check_trajectory);
     close_run(&b);
     close_bench(&b);
 }
@@ -343,7 +366,7 @@ END_TEST
 START_TEST(test_trajectory_adam)
 {
     bench b;
-    open_bench(&b, &cases[_i]);
+    open_bench(&b, _i);
     b.trajectory = wanted(&b, "traj_adam");
     rewrite(&b, "adam", "equal", MTBAL_OUT_NONE);
     run(&b, 1e-3, 10, false, check_trajectory);
@@ -356,11 +379,10 @@ int main(void)
 {
     Suite *suite = suite_create("goldens");
     TCase *tests = tcase_create("models");
-    int n = sizeof cases / sizeof *cases;
     tcase_set_timeout(tests, 120);
-    tcase_add_loop_test(tests, test_first_step, 0, n);
-    tcase_add_loop_test(tests, test_trajectory_sgd, 0, n);
-    tcase_add_loop_test(tests, test_trajectory_adam, 0, n);
+    tcase_add_loop_test(tests, test_first_step, 0, NCASES + NINFO);
+    tcase_add_loop_test(tests, test_trajectory_sgd, 0, NCASES + NINFO);
+    tcase_add_loop_test(tests, test_trajectory_adam, 0, NCASES + NINFO);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

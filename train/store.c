@@ -12,8 +12,8 @@ mtbal_status mtbal_calibration_store(const char *from, const char *to, int count
     for (int i = 0; i < count && status == MTBAL_OK; i++) {
         char name[512];
         snprintf(name, sizeof name, "mtbal/calibration/%s", results[i].task);
-        mtbal_value *value = mtbal_value_find(model->graph, name);
-        if (!value || !value->tensor) {
+        mtbal_value *value = mtbal_initializer_find(model, name);
+        if (!value) {
             status =
                 mtbal_fail(diag, MTBAL_INVALID, from, "rewrite the model with --balance calibrated",
                            "the step graph has no state %s", name);

@@ -19,6 +19,7 @@ if ! "$VENV/bin/python" -c 'import onnxruntime, onnx, numpy' 2>/dev/null; then
 fi
 status=0
 "$VENV/bin/python" tests/ort/compare.py "$BIN" || status=1
+"$VENV/bin/python" tests/ort/training_info.py "$BIN" || status=1
 
 # ONNX Runtime's own training sessions, those that were published last of each release.
 missing() { echo "test-ort: $1 cannot be installed here ($2); it was left out"; }
