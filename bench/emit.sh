@@ -96,22 +96,25 @@ C
         "$(wc -c <"$2/weights.bin") of weights; arena $(field "$2" ARENA) (bound $(bound "$2")), scratch $(field "$2" SCRATCH)"
 }
 
-theirs() { # NAME FILE
+theirs() { # NAME FILE RUNS
     if ! sh -c '"$0" -d batch:8 -d seq:16 "$1" >"$2.c"; exit $?' "$ONNX2C" "$2" "$dir/$1" 2>"$dir/$1.err"; then
         echo "  $1, onnx2c: cannot translate it: $(grep -a Fatal "$dir/$1.err" | sed 's/.*) //' | grep . || echo "it crashed")"
         return
     fi
+    # entry(const float x[8][16], float logits[8][5]): a static array for each
+    arguments=$(sed -n 's/^void entry(\(.*\)) *{*$/\1/p' "$dir/$1.c")
     cat >"$dir/$1.main.c" <<C
 $clock
-void entry(const float x[8][16], float logits[8][5], float pred[8][2]);
+void entry($arguments);
+$(echo "$arguments" | tr ',' '\n' | sed 's/^ *\(const \)*/static /; s/$/;/')
 int main(void)
 {
-    static float x[8][16], logits[8][5], pred[8][2];
-    entry(x, logits, pred);
+#define CALL entry($(echo "$arguments" | tr ',' '\n' | sed 's/\[.*//; s/.* //' | paste -sd,))
+    CALL;
     double start = now();
-    for (int i = 0; i < 20000; i++)
-        entry(x, logits, pred);
-    printf("%.3f\n", (now() - start) / 20000);
+    for (int i = 0; i < $3; i++)
+        CALL;
+    printf("%.3f\n", (now() - start) / $3);
     return 0;
 }
 C
@@ -124,22 +127,25 @@ C
 }
 
 echo
-echo "Forward passes, batch 8: the heads of the MLP, the others with their losses."
+echo "Forward passes, batch 8: the heads of the MLP; the CNN with its losses, and its trunk and first head with"
+echo "BatchNormalization folded; the transformer with its losses."
 dir=$TOP/forward
 rm -rf "$dir"
 mkdir -p "$dir"
-for row in mlp_cls_reg:heads.onnx:20000 cnn_nyu:model.op13.onnx:200 transformer_glue:model.op13.onnx:200; do
-    name=${row%%:*} runs=${row##*:}
-    file=${row#*:}
-    inputs $name/model.op13.onnx "$dir/$name.inputs"
-    shapes=$(shapes "$dir/$name.inputs")
-    [ $name = mlp_cls_reg ] && shapes="--batch 8"
-    "$BIN/mtbal-rewrite" --inference "$DATA/$name/${file%%:*}" "$dir/$name.onnx" -q --emit-c "$dir/$name.mtbal" \
-        --emit-weights file $shapes
+while read -r name file runs outputs; do
+    inputs $file "$dir/$name.inputs"
+    [ -z "$outputs" ] || (cd "$dir/$name.inputs" && ls | grep -vE "^(image|x).npy" | xargs rm -f)
+    "$BIN/mtbal-rewrite" --inference "$DATA/$file" "$dir/$name.onnx" -q --emit-c "$dir/$name.mtbal" \
+        --emit-weights file ${outputs:+--outputs $outputs} $(shapes "$dir/$name.inputs")
     ours $name "$dir/$name.mtbal" $runs
     if command -v "$ONNX2C" >/dev/null; then
-        theirs $name "$dir/$name.onnx"
+        theirs $name "$dir/$name.onnx" $runs
     fi
-done
+done <<MODELS
+mlp mlp_cls_reg/heads.onnx 20000 logits,pred
+cnn cnn_nyu/model.op13.onnx 200
+cnn_trunk cnn_nyu/eval_bn.onnx 200 /seg1/Conv_output_0
+transformer transformer_glue/model.op13.onnx 200
+MODELS
 command -v "$ONNX2C" >/dev/null ||
     echo "  onnx2c is not here to compare with: build it and set ONNX2C to its path"

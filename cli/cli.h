@@ -6,7 +6,7 @@
 #include "graph/graph.h"
 #include "lower/emit_c.h"
 #include "passes/passes.h"
-#include "train/train.h"
+#include "train/calibrate.h"
 
 #define MTBAL_VERSION "0.1.0"
 enum { CLI_MAX_COLUMNS = 32 };
@@ -59,6 +59,18 @@ mtbal_status cli_settings(const cli_pairs *pairs, mtbal_arena *arena,
                           const mtbal_setting **settings, mtbal_diag *diag);
 void cli_help(FILE *to, const cli_command *command);
 
+/* ------------------------------------------------------------------ main.c */
+
+/* The work of a command, its arguments being parsed: operands [command->max_operands] <= 2. */
+typedef mtbal_status cli_work(const char *const *operands, mtbal_arena *arena, mtbal_diag *diag);
+/* Parses, works, reports; returns the exit code. */
+int cli_main(const cli_command *command, int argc, char **argv, cli_work *work);
+/* From here on the first SIGINT or SIGTERM sets cli_stop; the second ends the program. */
+void cli_catch_signals(void);
+extern volatile sig_atomic_t cli_stop;
+/* Says on stderr whether there is a checkpoint, and what becomes of it. wanted: --resume. */
+void cli_note_resume(const mtbal_snapshot *snapshot, bool wanted);
+
 /* ------------------------------------------------------------------ out.c */
 
 /* Prints the diagnostic as one message ("mtbal-run: where: what\n  what to do") and returns the
@@ -90,6 +102,11 @@ void cli_table_numbers(const cli_table *table, bool *number);
 /* Those are aligned to the right. */
 void cli_table_print(FILE *to, const cli_table *table);
 
+/* ------------------------------------------------------------------ calibration.c */
+
+/* What makes a stored G doubtful, said plainly on stderr. */
+void cli_calibration_warn(const mtbal_calibration *results, int count);
+
 /* ------------------------------------------------------------------ json.c */
 
 /* A JSON writer: commas and quotes are its business. */
@@ -113,10 +130,16 @@ typedef struct cli_log {
     const char *path;
     FILE *to; /* NULL: nothing is logged */
     const mtbal_session *session;
+    int64_t *lines; /* [session->ntasks + 1] of each task's training; the last: of all tasks' */
 } cli_log;
-/* path NULL: nothing is logged. */
+/* path NULL: nothing is logged. `kept` (NULL: a new log): of the log of an interrupted run so many
+ * first lines of each kind stay. MTBAL_INVALID when it has less. */
 mtbal_status cli_log_open(cli_log *log, const char *path, const mtbal_session *session,
-                          mtbal_diag *diag);
+                          const int64_t *kept, mtbal_diag *diag);
+/* Brings all lines safely to the disk. */
+mtbal_status cli_log_sync(cli_log *log, mtbal_diag *diag);
+/* How many there are of a kind: a piece of a checkpoint. */
+mtbal_piece cli_log_piece(cli_log *log, int task);
 /* MTBAL_IO when something could not be written. */
 mtbal_status cli_log_close(cli_log *log, mtbal_diag *diag);
 #define CLI_ALL_TASKS (-1)

@@ -9,10 +9,10 @@
 #include <string.h>
 
 typedef struct args {
-    const char *data, *valid, *out, *measure, *log, *report;
-    int64_t batch, max_epochs, patience, window, warmup, threads, seed;
+    const char *data, *valid, *out, *measure, *log, *report, *checkpoint;
+    int64_t batch, max_epochs, patience, window, warmup, threads, jobs, seed, every;
     double kappa;
-    bool cosine, compare, json, quiet;
+    bool cosine, compare, resume, json, quiet;
     cli_pairs set, metrics;
 } args;
 
@@ -50,7 +50,9 @@ static const cli_option options[] = {
     {"set", 0, CLI_PAIRS, &a.set, "NAME=VALUE",
      "fill an input, a state or a hyper-parameter (lr, ...) with a\nnumber (repeatable)"},
     {"threads", 0, CLI_COUNT, &a.threads, "N",
-     "default: one per processor; does not change results"},
+     "of each job (default: processors / jobs); does not change\nresults"},
+    {"jobs", 0, CLI_COUNT, &a.jobs, "N",
+     "tasks trained at a time (default 1); does not change results"},
     {"seed", 0, CLI_COUNT, &a.seed, "S", "of the order of the samples (default 0)"},
     {"compare", 0, CLI_FLAG, &a.compare, NULL,
      "train all tasks together with the weights found, and tell who\ngains against being alone, "
@@ -60,6 +62,11 @@ static const cli_option options[] = {
      "against an array of the data\n(repeatable)"},
     {"log", 0, CLI_TEXT, &a.log, "L.jsonl", "write one JSON object per step, and events"},
     {"report", 0, CLI_TEXT, &a.report, "R.html", "write a page that shows the trainings"},
+    {"checkpoint", 0, CLI_TEXT, &a.checkpoint, "FILE", "default: OUT.onnx.checkpoint"},
+    {"checkpoint-every", 0, CLI_COUNT, &a.every, "N",
+     "steps of a training between two (default: half a minute)"},
+    {"resume", 0, CLI_FLAG, &a.resume, NULL,
+     "go on from the checkpoint, if there is one, to the same bits"},
     {"json", 0, CLI_FLAG, &a.json, NULL, "print the result as JSON"},
     {"quiet", 'q', CLI_FLAG, &a.quiet, NULL, "print errors and warnings only"},
     {NULL, 0, CLI_FLAG, NULL, NULL, NULL},
@@ -86,7 +93,9 @@ typedef struct calibration {
     cli_progress progress;
     cli_progress_row *rows; /* [ntasks] */
     double *done;           /* [ntasks + 1] shares of each training; the last: of joint ones */
-    bool comparing, converged;
+    bool *converged;        /* [ntasks + 1] */
+    bool comparing;
+    mtbal_snapshot *snapshot;
     mtbal_trace **alone, *together; /* NULL: nobody wants them */
     cli_outcome outcome;
     double started;
@@ -134,14 +143,34 @@ static mtbal_status on_trained(void *context, mtbal_session *session, int task, 
     double *done = &c->done[task < 0 ? c->ntasks : task];
     (void)session, (void)diag;
     *done = floor(*done) + 1;
-    c->converged = false;
+    c->converged[task < 0 ? c->ntasks : task] = false;
     return MTBAL_OK;
+}
+
+/* What a checkpoint holds of a training: what was logged and is to be shown of it. */
+static mtbal_status more(void *context, int task, mtbal_piece *pieces, int *count, mtbal_diag *diag)
+{
+    calibration *c = context;
+    bool *converged = &c->converged[task < 0 ? c->ntasks : task];
+    mtbal_trace *trace = task < 0   ? (c->comparing ? c->together : NULL)
+                         : c->alone ? c->alone[task]
+                                    : NULL;
+    pieces[0] = cli_log_piece(&c->log, task < 0 ? CLI_ALL_TASKS : task);
+    pieces[1] = (mtbal_piece){"converged", converged, sizeof *converged};
+    *count = 2;
+    if (trace) {
+        mtbal_trace_pieces(trace, pieces + 2);
+        *count += MTBAL_TRACE_PIECES;
+    }
+    return cli_log_sync(&c->log, diag);
 }
 
 static void log_converged(calibration *c, const mtbal_calibrate_progress *p)
 {
     cli_json json;
-    if (!p->converged || c->converged ||
+    bool *converged = &c->converged[p->task < 0 ? c->ntasks : p->task], before = *converged;
+    *converged = p->converged;
+    if (!p->converged || before ||
         !cli_log_event(&c->log, "converged", p->task >= 0 ? p->task : CLI_ALL_TASKS, &json))
         return;
     json_int(&json, "step", p->step);
@@ -154,7 +183,6 @@ static void on_epoch(void *context, const mtbal_calibrate_progress *p)
 {
     calibration *c = context;
     log_converged(c, p);
-    c->converged = p->converged;
     if (a.quiet || a.json || c->progress.live || p->epoch % 10)
         return;
     char which[32] = "";
@@ -164,25 +192,6 @@ static void on_epoch(void *context, const mtbal_calibrate_progress *p)
     if (p->task >= 0)
         fprintf(stderr, "  gradient norm %.4g", p->grad_norm);
     fprintf(stderr, "  best %.5g, %lld epochs ago\n", p->best, (long long)p->stale);
-}
-
-/* What makes a stored G doubtful, said plainly. */
-static void warn(const mtbal_calibration *results, int count)
-{
-    enum { FEW_BATCHES = 10 };
-    for (int i = 0; i < count; i++) {
-        const mtbal_calibration *r = &results[i];
-        if (!r->converged)
-            fprintf(stderr,
-                    "warning: task %s did not converge in %lld epochs: its G is that of a task "
-                    "under way; give it more with --max-epochs\n",
-                    r->task, (long long)r->epochs);
-        if (i == 0 && r->batches < FEW_BATCHES)
-            fprintf(stderr,
-                    "warning: an epoch has %lld batches: G is rough; lower --batch, or give more "
-                    "data\n",
-                    (long long)r->batches);
-    }
 }
 
 /* ------------------------------------------------------------------ what came out */
@@ -307,8 +316,11 @@ static mtbal_status set_options(calibration *c, const char *model, mtbal_diag *d
     o->model = model, o->data = a.data, o->valid = a.valid, o->measure = a.measure;
     o->batch = a.batch, o->max_epochs = a.max_epochs, o->patience = a.patience;
     o->window = a.window, o->cosine = a.cosine, o->warmup = a.warmup;
-    o->seed = (uint64_t)a.seed, o->threads = (int)a.threads, o->kappa = a.kappa;
-    o->on_trained = on_trained, o->on_step = on_step, o->context = c;
+    o->seed = (uint64_t)a.seed, o->kappa = a.kappa;
+    o->threads = (int)(a.threads < RT_MAX_THREADS ? a.threads : RT_MAX_THREADS);
+    o->jobs = (int)(a.jobs < RT_MAX_THREADS ? a.jobs : RT_MAX_THREADS);
+    o->on_trained = on_trained, o->on_step = on_step, o->more = more, o->context = c;
+    o->snapshot = c->snapshot;
     return MTBAL_OK;
 }
 
@@ -340,11 +352,12 @@ static mtbal_status open_traces(calibration *c, mtbal_diag *diag)
     size_t n = (size_t)c->ntasks + 1;
     c->rows = mtbal_arena_array(c->arena, n, sizeof *c->rows);
     c->done = mtbal_arena_array(c->arena, n, sizeof *c->done);
+    c->converged = mtbal_arena_array(c->arena, n, sizeof *c->converged);
     c->outcome.changes = mtbal_arena_array(c->arena, n, sizeof(double));
     c->together = a.compare ? mtbal_trace_new(c->ntasks) : NULL;
     mtbal_trace **alone = a.report ? mtbal_arena_array(c->arena, n, sizeof *c->alone) : NULL;
-    if (!c->rows || !c->done || !c->outcome.changes || (a.compare && !c->together) ||
-        (a.report && !alone))
+    if (!c->rows || !c->done || !c->converged || !c->outcome.changes ||
+        (a.compare && !c->together) || (a.report && !alone))
         return mtbal_no_memory(diag);
     for (int i = 0; i < c->ntasks; i++)
         c->rows[i] = (cli_progress_row){c->session->tasks[i], NAN, NAN, NAN};
@@ -353,6 +366,50 @@ static mtbal_status open_traces(calibration *c, mtbal_diag *diag)
         if (!(alone[i] = mtbal_trace_new(1)))
             return mtbal_no_memory(diag);
     return MTBAL_OK;
+}
+
+/* ------------------------------------------------------------------ checkpoints */
+
+static mtbal_status open_checkpoint(calibration *c, const char *model, mtbal_diag *diag)
+{
+    const mtbal_snapshot_options o = {.path = a.checkpoint,
+                                      .output = a.out ? a.out : model,
+                                      .every = a.every,
+                                      .resume = a.resume,
+                                      .stop = &cli_stop};
+    uint64_t metrics = 0;
+    for (int i = 0; i < a.metrics.count; i++) {
+        const mtbal_pair *m = &a.metrics.items[i];
+        metrics = mtbal_fingerprint(metrics, m->name, strlen(m->name));
+        metrics = mtbal_fingerprint(metrics, m->value, strlen(m->value));
+    }
+    const mtbal_tie ties[] = {{"command", 1, MTBAL_USAGE},
+                              {"--compare", a.compare, MTBAL_USAGE},
+                              {"--metric", metrics, MTBAL_USAGE},
+                              {"choice of --log", a.log != NULL, MTBAL_USAGE},
+                              {"choice of --report", a.report != NULL, MTBAL_USAGE}};
+    MTBAL_TRY(mtbal_snapshot_open(&o, &c->snapshot, diag));
+    if (!a.quiet)
+        cli_note_resume(c->snapshot, a.resume);
+    return mtbal_snapshot_tie(c->snapshot, sizeof ties / sizeof *ties, ties, diag);
+}
+
+/* The log as it was when the checkpoint's trainings were saved; which of them are complete. */
+static mtbal_status open_log(calibration *c, mtbal_diag *diag)
+{
+    const bool resumed = mtbal_snapshot_resumed(c->snapshot);
+    int64_t *kept = mtbal_arena_array(c->arena, (size_t)c->ntasks + 1, sizeof *kept), lines;
+    size_t size;
+    if (!kept)
+        return mtbal_no_memory(diag);
+    for (int part = 0; part < c->ntasks + 2; part++) { /* the last two: of all tasks */
+        int kind = part < c->ntasks ? part : c->ntasks;
+        const void *piece = mtbal_snapshot_find(c->snapshot, part, "lines", &size);
+        memcpy(&lines, piece && size == sizeof lines ? piece : &kept[kind], sizeof lines);
+        kept[kind] = lines > kept[kind] ? lines : kept[kind];
+        c->done[kind] += mtbal_snapshot_find(c->snapshot, part, "done", &size) != NULL;
+    }
+    return cli_log_open(&c->log, a.log, c->session, resumed ? kept : NULL, diag);
 }
 
 static mtbal_status open_all(calibration *c, const char *model, mtbal_diag *diag)
@@ -364,13 +421,14 @@ static mtbal_status open_all(calibration *c, const char *model, mtbal_diag *diag
     if (heads && a.compare)
         return mtbal_fail(diag, MTBAL_USAGE, "--compare", "choose another measure",
                           "measure heads trains no task alone to compare with");
+    MTBAL_TRY(open_checkpoint(c, model, diag));
     MTBAL_TRY(set_options(c, model, diag));
     MTBAL_TRY(mtbal_session_open(model, &plain, &c->session, diag));
     c->ntasks = c->session->ntasks;
     c->trainings = (heads ? 1 : c->ntasks) + !strcmp(a.measure, "recal") + a.compare;
     MTBAL_TRY(set_metrics(c, diag));
     MTBAL_TRY(open_traces(c, diag));
-    return cli_log_open(&c->log, a.log, c->session, diag);
+    return open_log(c, diag);
 }
 
 static mtbal_status compare(calibration *c, mtbal_diag *diag)
@@ -394,7 +452,7 @@ static mtbal_status train(calibration *c, mtbal_diag *diag)
     return a.compare ? compare(c, diag) : MTBAL_OK;
 }
 
-static mtbal_status work(calibration *c, const char *model, mtbal_diag *diag)
+static mtbal_status calibrate(calibration *c, const char *model, mtbal_diag *diag)
 {
     MTBAL_TRY(open_all(c, model, diag));
     c->started = cli_seconds();
@@ -407,7 +465,7 @@ static mtbal_status work(calibration *c, const char *model, mtbal_diag *diag)
     MTBAL_TRY(mtbal_calibration_store(model, a.out ? a.out : model, c->ntasks, c->results, diag));
     if (a.report)
         MTBAL_TRY(write_report(c, diag));
-    warn(c->results, c->ntasks);
+    cli_calibration_warn(c->results, c->ntasks);
     if (a.json)
         cli_outcome_json(stdout, &c->outcome);
     else if (!a.quiet)
@@ -415,31 +473,27 @@ static mtbal_status work(calibration *c, const char *model, mtbal_diag *diag)
     return MTBAL_OK;
 }
 
-static void close_all(calibration *c)
+static void close_all(calibration *c, bool done)
 {
     mtbal_diag ignored;
     cli_log_close(&c->log, &ignored);
     for (int i = 0; c->alone && i < c->ntasks; i++)
         mtbal_trace_free(c->alone[i]);
     mtbal_trace_free(c->together);
+    mtbal_snapshot_close(c->snapshot, done);
     mtbal_session_close(c->session);
+}
+
+static mtbal_status work(const char *const *operands, mtbal_arena *arena, mtbal_diag *diag)
+{
+    calibration c = {.arena = arena};
+    cli_catch_signals();
+    mtbal_status status = calibrate(&c, operands[0], diag);
+    close_all(&c, status == MTBAL_OK);
+    return status;
 }
 
 int main(int argc, char **argv)
 {
-    mtbal_arena *arena = mtbal_arena_new();
-    if (!arena) {
-        fprintf(stderr, "%s: out of memory\n", command.name);
-        return mtbal_exit_code(MTBAL_NOMEM);
-    }
-    const char *operands[1];
-    int code = cli_parse(&command, argc, argv, operands, arena);
-    if (code < 0) {
-        calibration c = {.arena = arena};
-        mtbal_diag diag = {0};
-        code = work(&c, operands[0], &diag) == MTBAL_OK ? 0 : cli_report(command.name, &diag);
-        close_all(&c);
-    }
-    mtbal_arena_free(arena);
-    return code;
+    return cli_main(&command, argc, argv, work);
 }

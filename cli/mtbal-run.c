@@ -8,9 +8,9 @@
 #include <string.h>
 
 typedef struct args {
-    const char *data, *inputs, *outputs, *save, *log, *report;
-    int64_t batch, epochs, seed, threads, norm_every, limit, warmup;
-    bool shuffle, cosine, json, quiet, verbose;
+    const char *data, *inputs, *outputs, *save, *log, *report, *checkpoint;
+    int64_t batch, epochs, seed, threads, norm_every, limit, warmup, every;
+    bool shuffle, cosine, resume, json, quiet, verbose;
     cli_pairs set;
     cli_list metrics;
 } args;
@@ -41,6 +41,10 @@ static const cli_option options[] = {
     {"report", 0, CLI_TEXT, &a.report, "R.html", "write a page that shows the training"},
     {"metric", 0, CLI_TEXTS, &a.metrics, "KIND:PRED,TARGET",
      "print accuracy, rmse, nrmse or mae of an output against an\narray of the data (repeatable)"},
+    {"checkpoint", 0, CLI_TEXT, &a.checkpoint, "FILE", "default, with --save: OUT.onnx.checkpoint"},
+    {"checkpoint-every", 0, CLI_COUNT, &a.every, "N", "steps between two (default: half a minute)"},
+    {"resume", 0, CLI_FLAG, &a.resume, NULL,
+     "go on from the checkpoint, if there is one, to the same bits"},
     {"json", 0, CLI_FLAG, &a.json, NULL, "print the summary as JSON"},
     {"verbose", 'v', CLI_FLAG, &a.verbose, NULL, "print every step"},
     {"quiet", 'q', CLI_FLAG, &a.quiet, NULL, "print errors only"},
@@ -84,6 +88,9 @@ typedef struct run {
     int64_t epoch, steps;
     double started, computing;
     double total, lr; /* of the last step; before any schedule */
+    mtbal_snapshot *snapshot;
+    int64_t next; /* step */
+    double saved; /* when: mtbal_snapshot_due */
 } run;
 
 /* ------------------------------------------------------------------ per step */
@@ -383,18 +390,129 @@ static mtbal_status open_all(run *r, const char *model, mtbal_diag *diag)
     r->trace = a.report ? mtbal_trace_new(r->session->ntasks) : NULL;
     if (!r->tallies || !r->readings || (a.outputs && !r->collect) || (a.report && !r->trace))
         return mtbal_no_memory(diag);
-    return cli_log_open(&r->log, a.log, r->session, diag);
+    return MTBAL_OK;
 }
 
-static mtbal_status work(run *r, const char *model, mtbal_diag *diag)
+/* ------------------------------------------------------------------ checkpoints */
+
+enum { PIECES = 9 + MTBAL_TRACE_PIECES };
+
+/* All that a training is, beside its states. */
+static int list_pieces(run *r, mtbal_piece pieces[PIECES])
+{
+    const mtbal_piece all[] = {
+        {"next", &r->next, sizeof r->next},
+        {"epoch", &r->epoch, sizeof r->epoch},
+        {"steps", &r->steps, sizeof r->steps},
+        {"seconds", &r->computing, sizeof r->computing},
+        {"total", &r->total, sizeof r->total},
+        {"lr", &r->lr, sizeof r->lr},
+        {"tallies", r->tallies, (size_t)r->session->ntasks * sizeof *r->tallies},
+        {"metrics", r->sums, (size_t)a.metrics.count * sizeof *r->sums},
+        cli_log_piece(&r->log, CLI_ALL_TASKS),
+    };
+    const int count = sizeof all / sizeof *all;
+    memcpy(pieces, all, sizeof all);
+    if (r->trace)
+        mtbal_trace_pieces(r->trace, pieces + count);
+    return count + (r->trace ? MTBAL_TRACE_PIECES : 0);
+}
+
+static mtbal_status between(void *context, int64_t next, mtbal_diag *diag)
+{
+    run *r = context;
+    mtbal_piece pieces[PIECES];
+    if (!mtbal_snapshot_due(r->snapshot, next, &r->saved))
+        return MTBAL_OK;
+    r->next = next;
+    MTBAL_TRY(cli_log_sync(&r->log, diag));
+    return mtbal_snapshot_save(r->snapshot, 0, r->session, list_pieces(r, pieces), pieces, diag);
+}
+
+/* What must be as it was, for a checkpoint to give the same bits; threads need not. */
+static mtbal_status tie(const run *r, mtbal_diag *diag)
+{
+    uint64_t graph, data, metrics = 0;
+    for (int m = 0; m < a.metrics.count; m++)
+        metrics = mtbal_fingerprint(metrics, a.metrics.items[m], strlen(a.metrics.items[m]));
+    MTBAL_TRY(mtbal_fingerprint_model(r->session->path, "", &graph, diag));
+    MTBAL_TRY(mtbal_fingerprint_file(a.data ? a.data : a.inputs, &data, diag));
+    const mtbal_session_options *o = &r->session->options;
+    const mtbal_tie ties[] = {
+        {"command", 2, MTBAL_USAGE},
+        {"step graph", graph, MTBAL_INVALID},
+        {a.data ? "--data" : "--inputs", data, MTBAL_INVALID},
+        {"--set", mtbal_fingerprint_settings(o->nset, o->set), MTBAL_USAGE},
+        {"--batch", (uint64_t)a.batch, MTBAL_USAGE},
+        {"--epochs", (uint64_t)a.epochs, MTBAL_USAGE},
+        {"--limit", (uint64_t)a.limit, MTBAL_USAGE},
+        {"--shuffle", a.shuffle, MTBAL_USAGE},
+        {"--seed", (uint64_t)a.seed, MTBAL_USAGE},
+        {"--cosine", a.cosine, MTBAL_USAGE},
+        {"--warmup", (uint64_t)a.warmup, MTBAL_USAGE},
+        {"--norm-every", (uint64_t)a.norm_every, MTBAL_USAGE},
+        {"--metric", metrics, MTBAL_USAGE},
+        {"choice of --log", a.log != NULL, MTBAL_USAGE},
+        {"choice of --report", a.report != NULL, MTBAL_USAGE},
+    };
+    return mtbal_snapshot_tie(r->snapshot, sizeof ties / sizeof *ties, ties, diag);
+}
+
+static mtbal_status restore(run *r, mtbal_diag *diag)
+{
+    mtbal_piece pieces[PIECES];
+    size_t size;
+    const void *states = mtbal_snapshot_find(r->snapshot, 0, "states", &size);
+    MTBAL_TRY(mtbal_loop_restore(r->session, r->data, a.norm_every > 0, states, size, diag));
+    return mtbal_snapshot_load(r->snapshot, 0, list_pieces(r, pieces), pieces, diag);
+}
+
+/* The log as it was when the checkpoint was written. */
+static mtbal_status open_log(run *r, mtbal_diag *diag)
+{
+    size_t size;
+    const void *lines = mtbal_snapshot_find(r->snapshot, 0, "lines", &size);
+    int64_t *kept = mtbal_arena_array(r->arena, (size_t)r->session->ntasks + 1, sizeof *kept);
+    if (!kept)
+        return mtbal_no_memory(diag);
+    if (size == sizeof *kept)
+        memcpy(&kept[r->session->ntasks], lines, size);
+    return cli_log_open(&r->log, a.log, r->session, lines ? kept : NULL, diag);
+}
+
+static mtbal_status open_checkpoint(run *r, mtbal_diag *diag)
+{
+    const mtbal_snapshot_options o = {.path = a.checkpoint,
+                                      .output = a.outputs ? NULL : a.save,
+                                      .every = a.every,
+                                      .resume = a.resume,
+                                      .stop = &cli_stop};
+    if ((a.checkpoint || a.resume) && (a.outputs || !r->session->is_step))
+        return mtbal_fail(diag, MTBAL_USAGE, a.checkpoint ? "--checkpoint" : "--resume",
+                          "leave it out", "%s",
+                          a.outputs ? "a checkpoint does not hold what --outputs collects"
+                                    : "this model has no states to go on with");
+    MTBAL_TRY(mtbal_snapshot_open(&o, &r->snapshot, diag));
+    if (mtbal_snapshot_path(r->snapshot))
+        MTBAL_TRY(tie(r, diag));
+    if (!a.quiet)
+        cli_note_resume(r->snapshot, a.resume);
+    MTBAL_TRY(open_log(r, diag));
+    return mtbal_snapshot_resumed(r->snapshot) ? restore(r, diag) : MTBAL_OK;
+}
+
+static mtbal_status train(run *r, const char *model, mtbal_diag *diag)
 {
     MTBAL_TRY(open_all(r, model, diag));
+    MTBAL_TRY(open_checkpoint(r, diag));
     mtbal_loop_options loop = {.epochs = a.epochs,
                                .limit = a.limit,
                                .norm_every = a.norm_every,
                                .shuffle = a.shuffle,
                                .seed = (uint64_t)a.seed,
-                               .schedule = {a.warmup, a.cosine ? MTBAL_WHOLE_RUN : 0}};
+                               .schedule = {a.warmup, a.cosine ? MTBAL_WHOLE_RUN : 0},
+                               .first = r->next,
+                               .between = between};
     r->started = cli_seconds();
     cli_progress_begin(&r->progress, !a.quiet && !a.json && !a.verbose && r->session->is_step);
     mtbal_status status = mtbal_loop_run(r->session, r->data, &loop, on_step, r, diag);
@@ -412,25 +530,22 @@ static mtbal_status work(run *r, const char *model, mtbal_diag *diag)
     return MTBAL_OK;
 }
 
+static mtbal_status work(const char *const *operands, mtbal_arena *arena, mtbal_diag *diag)
+{
+    run r = {.arena = arena};
+    mtbal_diag ignored;
+    cli_catch_signals();
+    mtbal_status status = train(&r, operands[0], diag);
+    cli_log_close(&r.log, &ignored);
+    mtbal_snapshot_close(r.snapshot, status == MTBAL_OK);
+    mtbal_trace_free(r.trace);
+    mtbal_collect_free(r.collect);
+    mtbal_data_close(r.data);
+    mtbal_session_close(r.session);
+    return status;
+}
+
 int main(int argc, char **argv)
 {
-    mtbal_arena *arena = mtbal_arena_new();
-    if (!arena) {
-        fprintf(stderr, "%s: out of memory\n", command.name);
-        return mtbal_exit_code(MTBAL_NOMEM);
-    }
-    const char *operands[1];
-    int code = cli_parse(&command, argc, argv, operands, arena);
-    if (code < 0) {
-        run r = {.arena = arena};
-        mtbal_diag diag = {0};
-        code = work(&r, operands[0], &diag) == MTBAL_OK ? 0 : cli_report(command.name, &diag);
-        cli_log_close(&r.log, &diag);
-        mtbal_trace_free(r.trace);
-        mtbal_collect_free(r.collect);
-        mtbal_data_close(r.data);
-        mtbal_session_close(r.session);
-    }
-    mtbal_arena_free(arena);
-    return code;
+    return cli_main(&command, argc, argv, work);
 }

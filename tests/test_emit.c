@@ -22,24 +22,40 @@ typedef struct emit_case {
                                            inputs; of mtbal-rewrite */
     const char *make;                   /* CLANG, SAN (sanitizers), THREADS: how it is compiled */
     double lr;
-    bool trajectory; /* golden.npz knows it */
+    const char *trajectory; /* its name in golden.npz, or NULL */
 } emit_case;
 
 static const emit_case cases[] = {
-    {"mlp_cls_reg/model.op13.onnx", "mlp_cls_reg", "", "", 0.05, true},
-    {"mlp_cls_reg/model.op17.onnx", "mlp_cls_reg", "", "CLANG", 0.05, true},
-    {"mlp_cls_reg/static.onnx", "mlp_cls_reg", "--emit-weights file", "", 0.05, true},
-    {"mlp_cls_reg/inits_as_inputs.onnx", "mlp_cls_reg", "--inline-functions", "", 0.05, true},
-    {"mlp_cls_reg/functions.onnx", "mlp_cls_reg", "--outputs none", "", 0.05, true},
-    {"cnn_nyu/model.op13.onnx", "cnn_nyu", "", "", 0.02, true},
-    {"cnn_nyu/model.op14.onnx", "cnn_nyu", "--outputs none", "", 0.02, true},
-    {"cnn_nyu/model.op17.onnx", "cnn_nyu", "", "SAN", 0.02, true},
-    {"cnn_nyu/preserve_dyn_hw.onnx", "cnn_nyu", "", "THREADS", 0.02, true},
-    {"transformer_glue/model.op13.onnx", "transformer_glue", "", "", 0.05, true},
-    {"transformer_glue/model.op17.onnx", "transformer_glue", "", "SAN", 0.05, true},
-    {"transformer_glue/dropout_p01.onnx", "transformer_glue", "", "", 0.05, false},
-    {"fixtures/double.onnx", NULL, "--optimizer adam", "", 0.01, false},
-    {"fixtures/control_flow.onnx", NULL, "", "SAN", 0.01, false},
+    {"mlp_cls_reg/model.op13.onnx", "mlp_cls_reg", "", "", 0.05, "traj_sgd"},
+    {"mlp_cls_reg/model.op17.onnx", "mlp_cls_reg", "", "CLANG", 0.05, "traj_sgd"},
+    {"mlp_cls_reg/model.op17.onnx", "mlp_cls_reg", "--optimizer adam", "", 0.001, "traj_adam"},
+    {"mlp_cls_reg/static.onnx", "mlp_cls_reg", "--emit-weights file", "", 0.05, "traj_sgd"},
+    {"mlp_cls_reg/inits_as_inputs.onnx", "mlp_cls_reg", "--inline-functions", "", 0.05, "traj_sgd"},
+    {"mlp_cls_reg/functions.onnx", "mlp_cls_reg", "--outputs none", "", 0.05, "traj_sgd"},
+    {"mlp_cls_reg/heads.onnx", "mlp_cls_reg",
+     "--loss cls=cross-entropy:logits,label --loss reg=mse:pred,target", "", 0.05, "traj_sgd"},
+    {"cnn_nyu/model.op13.onnx", "cnn_nyu", "", "", 0.02, "traj_sgd"},
+    {"cnn_nyu/model.op14.onnx", "cnn_nyu", "--outputs none", "", 0.02, "traj_sgd"},
+    {"cnn_nyu/model.op17.onnx", "cnn_nyu", "", "SAN", 0.02, "traj_sgd"},
+    {"cnn_nyu/model.op17.onnx", "cnn_nyu", "--optimizer adam", "", 0.001, "traj_adam"},
+    {"cnn_nyu/preserve_dyn_hw.onnx", "cnn_nyu", "", "THREADS", 0.02, "traj_sgd"},
+    {"cnn_nyu/eval_bn.onnx", "cnn_nyu", "", "", 0.02, NULL},
+    {"transformer_glue/model.op13.onnx", "transformer_glue", "", "", 0.05, "traj_sgd"},
+    {"transformer_glue/model.op17.onnx", "transformer_glue", "", "SAN", 0.05, "traj_sgd"},
+    {"transformer_glue/model.op17.onnx", "transformer_glue", "--optimizer adam", "", 0.001,
+     "traj_adam"},
+    {"transformer_glue/dropout_p01.onnx", "transformer_glue", "", "", 0.05, NULL},
+    {"transformer_glue/torch_encoder_layer.onnx", "transformer_glue", "", "", 0.05, NULL},
+    {"fixtures/double.onnx", NULL, "--optimizer adam", "", 0.01, NULL},
+    {"fixtures/control_flow.onnx", NULL, "", "SAN", 0.01, NULL},
+    {"fixtures/dynamo_like.onnx", "transformer_glue", "--optimizer adamw", "", 0.01, NULL},
+    {"fixtures/tied.onnx", NULL, "--untie", "", 0.01, NULL},
+    {"fixtures/external.onnx", "mlp_cls_reg", "", "", 0.05, "traj_sgd"},
+    {"fixtures/ext_many/external_many.onnx", "mlp_cls_reg", "", "", 0.05, "traj_sgd"},
+    {"fixtures/metadata.onnx", "mlp_cls_reg", "", "", 0.05, "traj_sgd"},
+    {"fixtures/metadata_ir10_fields.onnx", "mlp_cls_reg", "", "", 0.05, "traj_sgd"},
+    {"fixtures/weights_as_constants.onnx", "mlp_cls_reg", "--optimizer adam", "", 0.001,
+     "traj_adam"},
 };
 
 /* ------------------------------------------------------------------ commands */
@@ -114,7 +130,7 @@ static void write_npy(const char *path, const mtbal_array *a)
     fclose(file);
 }
 
-/* Inputs of fixed shape: waves, and the labels 0 and 1. */
+/* Inputs, of size 4 where the model leaves it open: waves, and the labels 0 and 1. */
 static int make_inputs(const mtbal_model *model, mtbal_array *arrays)
 {
     int count = 0;
@@ -127,7 +143,7 @@ static int make_inputs(const mtbal_model *model, mtbal_array *arrays)
         a->dims = calloc((size_t)a->rank + 1, sizeof *a->dims);
         ck_assert(a->dims != NULL);
         for (int d = 0; d < a->rank; d++)
-            a->count *= a->dims[d] = v->type.dims[d].size;
+            a->count *= a->dims[d] = v->type.dims[d].size >= 0 ? v->type.dims[d].size : 4;
         a->bytes = (size_t)a->count * rt_dtype_size((int)a->dtype);
         a->data = calloc((size_t)a->count, 8);
         ck_assert(a->data != NULL);
@@ -140,14 +156,27 @@ static int make_inputs(const mtbal_model *model, mtbal_array *arrays)
     return count;
 }
 
-static int golden_inputs(const bench *b, mtbal_array *arrays)
+static bool has_input(const mtbal_model *model, const char *name)
+{
+    for (int i = 0; i < model->graph->ninputs; i++)
+        if (!strcmp(model->graph->inputs[i]->name, name))
+            return true;
+    return false;
+}
+
+/* Those that the model has: an exporter drops what a variant does not use. Labels are inputs of
+ * --loss only. */
+static int golden_inputs(const bench *b, const mtbal_model *model, mtbal_array *arrays)
 {
     int count = 0;
-    for (int i = 0; i < b->golden->count; i++)
-        if (!strncmp(b->golden->arrays[i].name, "input/", 6)) {
-            arrays[count] = b->golden->arrays[i];
-            arrays[count++].name += 6;
-        }
+    for (int i = 0; i < b->golden->count; i++) {
+        const char *name = b->golden->arrays[i].name;
+        if (strncmp(name, "input/", 6) ||
+            !(has_input(model, name + 6) || strstr(b->c->flags, "--loss")))
+            continue;
+        arrays[count] = b->golden->arrays[i];
+        arrays[count++].name += 6;
+    }
     return count;
 }
 
@@ -161,7 +190,7 @@ static void write_inputs(bench *b)
     size_t n = 0, m = 0;
     snprintf(path, sizeof path, DATA "%s", b->c->model);
     ck_assert_int_eq(mtbal_onnx_read(path, &model, &diag), MTBAL_OK);
-    int count = b->golden ? golden_inputs(b, arrays) : make_inputs(model, arrays);
+    int count = b->golden ? golden_inputs(b, model, arrays) : make_inputs(model, arrays);
     for (int i = 0; i < count; i++) {
         const mtbal_array *a = &arrays[i];
         snprintf(path, sizeof path, "%s/%s.npy", b->top, a->name);
@@ -328,7 +357,7 @@ START_TEST(test_ten_steps)
     const emit_case *c = &cases[_i];
     open_bench(&b, c);
     if (c->trajectory)
-        b.trajectory = mtbal_npz_find(b.golden, "traj_sgd");
+        b.trajectory = mtbal_npz_find(b.golden, c->trajectory);
     ck_assert(b.trajectory || !c->trajectory);
     must_run("%s/mtbal-rewrite " DATA "%s '%s/step.onnx' -q --balance equal %s --emit-c '%s/c'%s",
              bin(), c->model, b.top, c->flags, b.top, b.shapes);
@@ -357,7 +386,7 @@ START_TEST(test_inference)
     } nets[] = {{"mlp_cls_reg/model.op17.onnx", "mlp_cls_reg", "loss_reg"},
                 {"cnn_nyu/model.op17.onnx", "cnn_nyu", "loss_depth"},
                 {"transformer_glue/model.op17.onnx", "transformer_glue", "loss_sst2"}};
-    emit_case c = {nets[_i].model, nets[_i].golden, "", "", 0, false};
+    emit_case c = {nets[_i].model, nets[_i].golden, "", "", 0, NULL};
     mtbal_diag diag = {0};
     mtbal_npz *ours = NULL;
     bench b;
@@ -428,7 +457,7 @@ static const char allowed[] =
 START_TEST(test_library)
 {
     bench b;
-    emit_case c = {"mlp_cls_reg/model.op17.onnx", "mlp_cls_reg", "", "", 0, false};
+    emit_case c = {"mlp_cls_reg/model.op17.onnx", "mlp_cls_reg", "", "", 0, NULL};
     char path[300];
     open_bench(&b, &c);
     must_run("%s/mtbal-rewrite " DATA "%s '%s/step.onnx' -q --emit-c '%s/c' --batch 8", bin(),

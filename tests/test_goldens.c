@@ -38,6 +38,12 @@ static const golden_case cases[] = {
     {"transformer_glue", "model.op13.onnx", "transformer_glue", false, 0.05},
     {"transformer_glue", "model.op17.onnx", "transformer_glue", false, 0.05},
     {"transformer_glue", "model.op17.onnx", "transformer_glue", true, 0.05},
+    {"rnn_tag", "model.op13.onnx", "rnn_tag", false, 0.05},
+    {"rnn_tag", "model.op17.onnx", "rnn_tag", false, 0.05},
+    {"rnn_tag", "model.op17.onnx", "rnn_tag", true, 0.05},
+    {"rnn_steps", "model.op17.onnx", "rnn_steps", false, 0.05},
+    {"mmoe", "model.op13.onnx", "mmoe", false, 0.05},
+    {"mmoe", "model.op17.onnx", "mmoe", false, 0.05},
 };
 
 /* ------------------------------------------------------------------ the work space of a test */

@@ -2,6 +2,7 @@
 #include "train/trace.h"
 
 #include <math.h>
+#include <string.h>
 
 enum { CAPACITY = 128 };
 
@@ -31,9 +32,12 @@ mtbal_trace *mtbal_trace_new(int ntasks)
         return NULL;
     *t = (mtbal_trace){.ntasks = ntasks, .stride = 1};
     t->nchannels = mtbal_trace_at(t, MTBAL_TRACE_NEGATIVE, npairs(t));
-    t->points = mtbal_malloc((size_t)CAPACITY * (size_t)t->nchannels * sizeof *t->points);
-    if (t->points)
+    size_t size = (size_t)CAPACITY * (size_t)t->nchannels * sizeof *t->points;
+    t->points = mtbal_malloc(size);
+    if (t->points) {
+        memset(t->points, 0, size);
         return t;
+    }
     mtbal_free(t);
     return NULL;
 }
@@ -43,6 +47,15 @@ void mtbal_trace_free(mtbal_trace *trace)
     if (trace)
         mtbal_free(trace->points);
     mtbal_free(trace);
+}
+
+void mtbal_trace_pieces(mtbal_trace *trace, mtbal_piece pieces[MTBAL_TRACE_PIECES])
+{
+    size_t count = (size_t)CAPACITY * (size_t)trace->nchannels;
+    pieces[0] = (mtbal_piece){"trace points", trace->points, count * sizeof *trace->points};
+    pieces[1] = (mtbal_piece){"trace npoints", &trace->npoints, sizeof trace->npoints};
+    pieces[2] = (mtbal_piece){"trace steps", &trace->steps, sizeof trace->steps};
+    pieces[3] = (mtbal_piece){"trace stride", &trace->stride, sizeof trace->stride};
 }
 
 static void join(mtbal_point *into, const mtbal_point *p)

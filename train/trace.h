@@ -40,6 +40,9 @@ void mtbal_trace_free(mtbal_trace *trace);
 void mtbal_trace_step(mtbal_trace *trace, int first, const mtbal_record *record);
 /* Cosine of the gradients of tasks i and j in a step; NAN when it was not measured. */
 double mtbal_record_cosine(const mtbal_record *record, int i, int j);
+/* A trace as pieces of a checkpoint. */
+enum { MTBAL_TRACE_PIECES = 4 };
+void mtbal_trace_pieces(mtbal_trace *trace, mtbal_piece pieces[MTBAL_TRACE_PIECES]);
 /* Where channel i of its kind lies in a row of points. */
 int mtbal_trace_at(const mtbal_trace *trace, mtbal_channel channel, int i);
 int mtbal_trace_pair(const mtbal_trace *trace, int i, int j); /* i of a pair of tasks, i != j */
