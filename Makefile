@@ -5,6 +5,7 @@
 # make sanitize   runs the tests under AddressSanitizer and UBSan
 # make test-ort   compares with ONNX Runtime (installs it into .venv)
 # make test-torch compares calibrations with an independent PyTorch program (installs torch into .venv-torch)
+# make test-networks compares whole networks from PyTorch's exporters (the same)
 # make bench      measures
 # make bench-balance   trains the problems of models/ with every balancing; SEEDS=5
 # make test-emit  compiles emitted C with several compilers and checkers, and compares
@@ -36,7 +37,7 @@ TEST_X  := $(TESTS:tests/%.c=$(BUILD)/tests/%)
 LIB     := $(BUILD)/libmtbal.a
 PROTO   ?= /usr/include/onnx/onnx.proto
 
-.PHONY: all clean deps demo test test-run strict sanitize test-ort test-torch bench bench-balance format test-emit test-cross bench-emit
+.PHONY: all clean deps demo test test-run strict sanitize test-ort test-torch test-networks bench bench-balance format test-emit test-cross bench-emit
 all: $(TOOLS)
 
 # ---------------------------------------------------------------- what a fresh Debian machine needs
@@ -84,7 +85,11 @@ test-ort: deps
 
 test-torch: deps
 	@$(MAKE) --no-print-directory all
-	@BIN=$(BIN) sh tests/torch/run.sh
+	@BIN=$(BIN) sh tests/torch/run.sh calibrate.py
+
+test-networks: deps
+	@$(MAKE) --no-print-directory all
+	@BIN=$(BIN) sh tests/torch/run.sh networks.py
 
 # Emitted C: every dialect and checker; other processors.
 test-emit: deps
