@@ -84,6 +84,7 @@ int main(void)
 {
     Suite *suite = suite_create("checkpoint");
     TCase *tests = tcase_create("checkpoint");
+    tcase_set_timeout(tests, 60); /* also on a busy machine */
     tcase_add_test(tests, test_round_trip);
     tcase_add_test(tests, test_cut);
     tcase_add_test(tests, test_changed);
