@@ -7,6 +7,7 @@
 # make test-torch compares calibrations with an independent PyTorch program (installs torch into .venv-torch)
 # make test-networks compares whole networks from PyTorch's exporters (the same)
 # make bench      measures
+# make bench-flops    counts what a step multiplies
 # make bench-balance   trains the problems of models/ with every balancing; SEEDS=5
 # make test-emit  compiles emitted C with several compilers and checkers, and compares
 # make test-cross the same for 64-bit and 32-bit ARM, under qemu
@@ -37,7 +38,7 @@ TEST_X  := $(TESTS:tests/%.c=$(BUILD)/tests/%)
 LIB     := $(BUILD)/libmtbal.a
 PROTO   ?= /usr/include/onnx/onnx.proto
 
-.PHONY: all clean deps demo test test-run strict sanitize test-ort test-torch test-networks bench bench-balance format test-emit test-cross bench-emit
+.PHONY: all clean deps demo test test-run strict sanitize test-ort test-torch test-networks bench bench-flops bench-balance format test-emit test-cross bench-emit
 all: $(TOOLS)
 
 # ---------------------------------------------------------------- what a fresh Debian machine needs
@@ -111,6 +112,10 @@ bench: deps
 	@$(MAKE) --no-print-directory all $(BUILD)/bench/bench_mlp $(BUILD)/bench/bench_step
 	@BENCH=$(BUILD) BIN=$(BIN) sh bench/run.sh
 
+bench-flops: deps
+	@$(MAKE) --no-print-directory $(BUILD)/bench/bench_flops
+	@$(BUILD)/bench/bench_flops
+
 SEEDS    ?= 5
 PROBLEMS ?=
 bench-balance: deps
@@ -155,8 +160,9 @@ $(BIN)/%: $(BUILD)/cli/%.o $(CLI_O) $(LIB)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(ALL_C) -o $@ $^ $(LIBS)
 
+$(BUILD)/bench/bench_flops: $(BUILD)/tests/flops.o
 $(BUILD)/bench/%: $(BUILD)/bench/%.o $(LIB)
-	$(Q)$(CC) $(ALL_C) -o $@ $^ $(LIBS)
+	$(Q)$(CC) $(ALL_C) -o $@ $(filter %.o,$^) $(LIB) $(LIBS)
 
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(TEST_O) $(CLI_O) $(LIB)
 	$(Q)$(CC) $(ALL_C) -o $@ $^ $(LIBS) $(shell pkg-config --libs check)
