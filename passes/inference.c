@@ -159,7 +159,7 @@ static void drop_traces(mtbal_model *model)
 static void forget_names(mtbal_model *model, mtbal_value *const *values, int n)
 {
     for (int i = 0; i < n; i++)
-        if (is_ours(values[i]->name) && !mtbal_value_find(model->graph, values[i]->name))
+        if (mtbal_is_ours(values[i]->name) && !mtbal_value_find(model->graph, values[i]->name))
             mtbal_forget_name(model, values[i]->name);
 }
 
