@@ -9,7 +9,7 @@
 // states lie beside the graph, in STATES.npz; they are read from there and, in the end, written back.
 import { readFile, writeFile } from "node:fs/promises";
 import * as ort from "onnxruntime-node";
-import { readNpz, writeNpz } from "../npz.mjs";
+import { readNpz, writeNpz } from "../web/npz.mjs";
 
 const [step, dataFile, saved, epochs = 20, batch = 32, lr] = process.argv.slice(2);
 if (!saved) {
