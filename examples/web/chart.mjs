@@ -6,7 +6,7 @@ const style = (element, name) => getComputedStyle(element).getPropertyValue(name
 // Means over bins, so that a line has no more points than there are pixels. A bin that is not full is left out: it would
 // jump.
 function thinned(values, most) {
-  const width = Math.ceil(values.length / most), points = [];
+  const width = Math.ceil(values.length / most) || 1, points = [];
   for (let i = 0; i + width <= values.length; i += width) {
     const bin = values.slice(i, i + width);
     points.push([i + (bin.length - 1) / 2, bin.reduce((a, b) => a + b, 0) / bin.length]);
