@@ -3,8 +3,10 @@
 # make test       runs all tests
 # make strict     builds with gcc and clang, every warning an error; checks the formatting
 # make sanitize   runs the tests under AddressSanitizer and UBSan
-# make test-ort   compares with ONNX Runtime (installs it into .venv)
+# make test-ort   compares with ONNX Runtime (installs it into .venv), and runs test-examples
 # make conformance   runs ONNX's own tests in DATA=FOLDER (default: the training operators')
+# make test-examples   training loops in stock ONNX Runtime: Python, Node.js, C, a page in Chromium
+# make web        the page: a folder to serve, build/web
 # make test-torch compares calibrations with an independent PyTorch program (installs torch into .venv-torch)
 # make test-networks compares whole networks from PyTorch's exporters (the same)
 # make bench      measures
@@ -39,7 +41,7 @@ TEST_X  := $(TESTS:tests/%.c=$(BUILD)/tests/%)
 LIB     := $(BUILD)/libmtbal.a
 PROTO   ?= /usr/include/onnx/onnx.proto
 
-.PHONY: all clean deps demo test test-run strict sanitize conformance test-ort test-torch test-networks bench bench-flops bench-balance format test-emit test-cross bench-emit
+.PHONY: all clean deps demo web test test-run strict sanitize conformance test-ort test-examples test-torch test-networks bench bench-flops bench-balance format test-emit test-cross bench-emit
 all: $(TOOLS)
 
 # ---------------------------------------------------------------- what a fresh Debian machine needs
@@ -73,7 +75,7 @@ sanitize: deps
 # gcc and clang, every warning an error, the formatting checked.
 strict: deps
 	$(call install,clang clang-format)
-	@clang-format --dry-run -Werror $(foreach f,$(FOLDERS) lower/c/templates cli tests bench,$(wildcard $(f)/*.c $(f)/*.h))
+	@clang-format --dry-run -Werror $(foreach f,$(FOLDERS) lower/c/templates cli tests bench examples/c,$(wildcard $(f)/*.c $(f)/*.h))
 	@$(MAKE) --no-print-directory BUILD=build/gcc BIN=build/gcc/bin CC=gcc MODE=-Werror all test-build
 	@$(MAKE) --no-print-directory BUILD=build/clang BIN=build/clang/bin CC=clang MODE=-Werror all test-build
 	@echo "strict: gcc and clang, no warnings; formatting as in .clang-format"
@@ -84,6 +86,15 @@ test-build: $(TEST_X)
 test-ort: deps
 	@$(MAKE) --no-print-directory all
 	@BIN=$(BIN) sh tests/ort/run.sh
+	@BIN=$(BIN) sh tests/examples/run.sh
+
+test-examples: deps
+	@$(MAKE) --no-print-directory all
+	@BIN=$(BIN) sh tests/examples/run.sh
+
+web: deps
+	@$(MAKE) --no-print-directory all
+	@BIN=$(BIN) sh examples/web/build.sh build/web
 
 test-torch: deps
 	@$(MAKE) --no-print-directory all
@@ -129,7 +140,7 @@ bench-balance: deps
 	@$(BUILD)/bench/bench_balance $(BUILD)/bench/balance $(SEEDS) $(PROBLEMS)
 
 format:
-	clang-format -i $(foreach f,$(FOLDERS) lower/c/templates cli tests bench,$(wildcard $(f)/*.c $(f)/*.h))
+	clang-format -i $(foreach f,$(FOLDERS) lower/c/templates cli tests bench examples/c,$(wildcard $(f)/*.c $(f)/*.h))
 .SECONDARY:
 
 $(BUILD)/gen/onnx/onnx.pb-c.c: $(PROTO)
