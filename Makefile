@@ -3,10 +3,15 @@
 # make test       runs all tests
 # make strict     builds with gcc and clang, every warning an error; checks the formatting
 # make sanitize   runs the tests under AddressSanitizer and UBSan
-# make test-ort   compares with ONNX Runtime (installs it into .venv)
+# make test-ort   compares with ONNX Runtime (installs it into .venv), and runs test-examples
+# make conformance   runs ONNX's own tests in DATA=FOLDER (default: the training operators')
+# make test-examples   training loops in stock ONNX Runtime: Python, Node.js, C, a page in Chromium
+# make web        the page: a folder to serve, build/web
 # make test-torch compares calibrations with an independent PyTorch program (installs torch into .venv-torch)
 # make test-opinfo compares gradients of single operators with PyTorch's (ARGS="--exporter dynamo --opset 23")
+# make test-networks compares whole networks from PyTorch's exporters (the same)
 # make bench      measures
+# make bench-flops    counts what a step multiplies
 # make bench-balance   trains the problems of models/ with every balancing; SEEDS=5
 # make test-emit  compiles emitted C with several compilers and checkers, and compares
 # make test-cross the same for 64-bit and 32-bit ARM, under qemu
@@ -25,7 +30,7 @@ ALL_C    = $(CPP) -std=c11 $(WARN) $(CFLAGS) $(KERNEL) $(MODE)
 LIBS    := -lprotobuf-c -lz -lm -lpthread
 Q       := $(if $(V),,@)
 
-FOLDERS := graph graph/ops onnxio passes passes/gradients passes/balance runtime runtime/kernels lower lower/ops lower/c train
+FOLDERS := graph graph/ops onnxio passes passes/gradients passes/balance passes/ort runtime runtime/kernels lower lower/ops lower/c train
 SOURCES := $(foreach f,$(FOLDERS),$(wildcard $(f)/*.c))
 CLI     := $(filter-out cli/mtbal-%.c,$(wildcard cli/*.c))
 OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o)
@@ -37,7 +42,7 @@ TEST_X  := $(TESTS:tests/%.c=$(BUILD)/tests/%)
 LIB     := $(BUILD)/libmtbal.a
 PROTO   ?= /usr/include/onnx/onnx.proto
 
-.PHONY: all clean deps demo test test-run strict sanitize test-ort test-torch test-opinfo bench bench-balance format test-emit test-cross bench-emit
+.PHONY: all clean deps demo web test test-run strict sanitize conformance test-ort test-examples test-torch test-opinfo test-networks bench bench-flops bench-balance format test-emit test-cross bench-emit
 all: $(TOOLS)
 
 # ---------------------------------------------------------------- what a fresh Debian machine needs
@@ -71,7 +76,7 @@ sanitize: deps
 # gcc and clang, every warning an error, the formatting checked.
 strict: deps
 	$(call install,clang clang-format)
-	@clang-format --dry-run -Werror $(foreach f,$(FOLDERS) lower/c/templates cli tests bench,$(wildcard $(f)/*.c $(f)/*.h))
+	@clang-format --dry-run -Werror $(foreach f,$(FOLDERS) lower/c/templates cli tests bench examples/c,$(wildcard $(f)/*.c $(f)/*.h))
 	@$(MAKE) --no-print-directory BUILD=build/gcc BIN=build/gcc/bin CC=gcc MODE=-Werror all test-build
 	@$(MAKE) --no-print-directory BUILD=build/clang BIN=build/clang/bin CC=clang MODE=-Werror all test-build
 	@echo "strict: gcc and clang, no warnings; formatting as in .clang-format"
@@ -82,10 +87,27 @@ test-build: $(TEST_X)
 test-ort: deps
 	@$(MAKE) --no-print-directory all
 	@BIN=$(BIN) sh tests/ort/run.sh
+	@BIN=$(BIN) sh tests/examples/run.sh
+
+test-examples: deps
+	@$(MAKE) --no-print-directory all
+	@BIN=$(BIN) sh tests/examples/run.sh
+
+web: deps
+	@$(MAKE) --no-print-directory all
+	@BIN=$(BIN) sh examples/web/build.sh build/web
 
 test-torch: deps
 	@$(MAKE) --no-print-directory all
-	@BIN=$(BIN) sh tests/torch/run.sh
+	@BIN=$(BIN) sh tests/torch/run.sh calibrate.py
+
+test-networks: deps
+	@$(MAKE) --no-print-directory all
+	@BIN=$(BIN) sh tests/torch/run.sh networks.py
+
+conformance: deps
+	@$(MAKE) --no-print-directory $(BUILD)/tests/conformance/conformance
+	@$(BUILD)/tests/conformance/conformance $(or $(DATA),tests/data/onnx_training)
 
 ARGS     ?=
 test-opinfo: deps
@@ -112,6 +134,10 @@ bench: deps
 	@$(MAKE) --no-print-directory all $(BUILD)/bench/bench_mlp $(BUILD)/bench/bench_step
 	@BENCH=$(BUILD) BIN=$(BIN) sh bench/run.sh
 
+bench-flops: deps
+	@$(MAKE) --no-print-directory $(BUILD)/bench/bench_flops
+	@$(BUILD)/bench/bench_flops
+
 SEEDS    ?= 5
 PROBLEMS ?=
 bench-balance: deps
@@ -120,7 +146,7 @@ bench-balance: deps
 	@$(BUILD)/bench/bench_balance $(BUILD)/bench/balance $(SEEDS) $(PROBLEMS)
 
 format:
-	clang-format -i $(foreach f,$(FOLDERS) lower/c/templates cli tests bench,$(wildcard $(f)/*.c $(f)/*.h))
+	clang-format -i $(foreach f,$(FOLDERS) lower/c/templates cli tests bench examples/c,$(wildcard $(f)/*.c $(f)/*.h))
 .SECONDARY:
 
 $(BUILD)/gen/onnx/onnx.pb-c.c: $(PROTO)
@@ -156,8 +182,9 @@ $(BIN)/%: $(BUILD)/cli/%.o $(CLI_O) $(LIB)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(ALL_C) -o $@ $^ $(LIBS)
 
+$(BUILD)/bench/bench_flops: $(BUILD)/tests/flops.o
 $(BUILD)/bench/%: $(BUILD)/bench/%.o $(LIB)
-	$(Q)$(CC) $(ALL_C) -o $@ $^ $(LIBS)
+	$(Q)$(CC) $(ALL_C) -o $@ $(filter %.o,$^) $(LIB) $(LIBS)
 
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(TEST_O) $(CLI_O) $(LIB)
 	$(Q)$(CC) $(ALL_C) -o $@ $^ $(LIBS) $(shell pkg-config --libs check)

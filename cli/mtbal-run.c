@@ -10,7 +10,7 @@
 typedef struct args {
     const char *data, *inputs, *outputs, *save, *log, *report, *checkpoint;
     int64_t batch, epochs, seed, threads, norm_every, limit, warmup, every;
-    bool shuffle, cosine, resume, json, quiet, verbose;
+    bool shuffle, cosine, initialize, resume, json, quiet, verbose;
     cli_pairs set;
     cli_list metrics;
 } args;
@@ -32,6 +32,8 @@ static const cli_option options[] = {
     {"warmup", 0, CLI_COUNT, &a.warmup, "N", "let the learning rate rise over the first N steps"},
     {"set", 0, CLI_PAIRS, &a.set, "NAME=VALUE",
      "fill an input, a state or a hyper-parameter (lr, ...) with a\nnumber (repeatable)"},
+    {"initialize", 0, CLI_FLAG, &a.initialize, NULL,
+     "begin as the initialization in training_info says, not with\nthe stored values"},
     {"threads", 0, CLI_COUNT, &a.threads, "N",
      "default: one per processor; does not change results"},
     {"norm-every", 0, CLI_COUNT, &a.norm_every, "N",
@@ -365,6 +367,16 @@ static mtbal_status settings(run *r, mtbal_session_options *o, mtbal_diag *diag)
     o->nset = a.set.count;
     o->threads = (int)(a.threads < RT_MAX_THREADS ? a.threads : RT_MAX_THREADS);
     o->all_outputs = a.outputs != NULL;
+    const char **watched =
+        mtbal_arena_array(r->arena, (size_t)a.metrics.count + 1, sizeof *watched);
+    if (!watched)
+        return mtbal_no_memory(diag);
+    for (int m = 0; m < a.metrics.count; m++)
+        watched[m] = r->metrics[m].prediction;
+    o->nwatched = a.metrics.count;
+    o->watched = watched;
+    o->initialize = a.initialize;
+    o->initialize_seed = (uint64_t)a.seed;
     return MTBAL_OK;
 }
 
@@ -374,8 +386,8 @@ static mtbal_status open_all(run *r, const char *model, mtbal_diag *diag)
     if (a.data && a.inputs)
         return mtbal_fail(diag, MTBAL_USAGE, "--data", "leave one of them out",
                           "--data and --inputs exclude each other");
-    MTBAL_TRY(settings(r, &o, diag));
     MTBAL_TRY(parse_metrics(r, diag));
+    MTBAL_TRY(settings(r, &o, diag));
     MTBAL_TRY(mtbal_session_open(model, &o, &r->session, diag));
     if ((a.save || a.report) && !r->session->is_step)
         return mtbal_fail(diag, MTBAL_USAGE, model, "make a step graph with mtbal-rewrite first",
@@ -447,6 +459,7 @@ static mtbal_status tie(const run *r, mtbal_diag *diag)
         {"--epochs", (uint64_t)a.epochs, MTBAL_USAGE},
         {"--limit", (uint64_t)a.limit, MTBAL_USAGE},
         {"--shuffle", a.shuffle, MTBAL_USAGE},
+        {"--initialize", a.initialize, MTBAL_USAGE},
         {"--seed", (uint64_t)a.seed, MTBAL_USAGE},
         {"--cosine", a.cosine, MTBAL_USAGE},
         {"--warmup", (uint64_t)a.warmup, MTBAL_USAGE},

@@ -38,6 +38,7 @@ static const struct {
     {"", "Einsum", expand_einsum},
     {"", "Attention", expand_written_out},
     {"", "RotaryEmbedding", expand_written_out},
+    {"", "MelWeightMatrix", expand_mel_weight_matrix},
     {"", "LSTM", expand_lstm},
     {"", "GRU", expand_gru},
     {"", "RNN", expand_rnn},
@@ -48,9 +49,6 @@ static const struct {
     {"", "ConvInteger", expand_conv_integer},
     {"", "QLinearMatMul", expand_q_linear_mat_mul},
     {"", "QLinearConv", expand_q_linear_conv},
-    {"ai.onnx.preview.training", "Adam", expand_adam},
-    {"ai.onnx.preview.training", "Adagrad", expand_adagrad},
-    {"ai.onnx.preview.training", "Momentum", expand_momentum},
 };
 
 static expand_fn *find_rule(const mtbal_node *node)

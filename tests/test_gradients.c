@@ -179,6 +179,9 @@ static const rule_case cases[] = {
      "p = Constant <value = int64[4] {1, 2, 1, 0}> () y = Pad <mode = \"reflect\"> (a, p)"},
     {17, "a[3,4]",
      "p = Constant <value = int64[4] {1, 2, 1, 0}> () y = Pad <mode = \"edge\"> (a, p)"},
+    {19, "a[3,4]",
+     "p = Constant <value = int64[4] {1, 0, 2, 1}> () x = Constant <value = int64[2] {-1, 0}> () "
+     "y = Pad <mode = \"wrap\"> (a, p, , x)"},
     {17, "a[2,3,4]", "s = Constant <value = int64[2] {0, -1}> () y = Reshape (a, s)"},
     {17, "a[4,3,2]",
      "l = Constant <value = int64[3] {2, 4, 1}> () "
