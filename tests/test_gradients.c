@@ -91,6 +91,7 @@ static const rule_case cases[] = {
     {17, "a[4,2] b[3,4] c[3]",
      "y = Gemm <transA = 1, transB = 1, alpha = 0.5, beta = 2.0> (a, b, c)"},
     {17, "a[2,3,4] b[4,3,5]", "y = Einsum <equation = \"bij,jik->bk\"> (a, b)"},
+    {17, "a[2,1] b[4,3]", "y = Einsum <equation = \"ij,jk->ik\"> (a, b)"},
     {17, "a[3,3]", "y = Det (a)"},
     {17, "a[2,4,5] b[6,2,3] c[6]", "y = Conv <group = 2, pads = [1, 1], strides = [2]> (a, b, c)"},
     {17, "a[1,2,5,4] b[3,2,2,3]",
@@ -191,6 +192,12 @@ static const rule_case cases[] = {
      "s = Constant <value = int64[2] {-1, 0}> () e = Constant <value = int64[2] {-5, 3}> () "
      "x = Constant <value = int64[2] {0, 1}> () p = Constant <value = int64[2] {-2, 1}> () "
      "y = Slice (a, s, e, x, p)"},
+    {17, "a[5,4]",
+     "s = Constant <value = int64 {1}> () e = Constant <value = int64 {3}> () "
+     "x = Constant <value = int64[1] {1}> () y = Slice (a, s, e, x)"},
+    {17, "a[3,1]",
+     "n = Constant <value = int64[2] {3, 0}> () s = Constant <value = int64[1] {-1}> () "
+     "none = Expand (a, n) f = Reshape (none, s) h = Reshape (a, s) y = Concat <axis = 0> (h, f)"},
     {17, "a[2,5]", "s = Constant <value = int64[2] {2, 3}> () y, z = Split <axis = 1> (a, s)"},
     {17, "a[2,1,3]", "x = Constant <value = int64[1] {1}> () y = Squeeze (a, x)"},
     {17, "a[2,3]", "x = Constant <value = int64[2] {0, -1}> () y = Unsqueeze (a, x)"},
