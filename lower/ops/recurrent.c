@@ -17,8 +17,7 @@ typedef struct layer {
     mtbal_value *xw, *r, *rb, *lens; /* X W^T + Wb (S, B, G H); R^T; Rb or NULL */
     mtbal_value *peephole[3];        /* (H) or NULL */
     mtbal_value *h, *c;              /* (B, H) */
-    const char *act[3];
-    double alpha[3], beta[3];
+    mtbal_activation act[3];
 } layer;
 
 /* ------------------------------------------------------------------ activations */
@@ -31,8 +30,8 @@ static mtbal_value *affine(mtbal_builder *b, mtbal_value *x, double a, double c)
 static mtbal_value *activate(const layer *s, int which, mtbal_value *x)
 {
     mtbal_builder *b = s->b;
-    const char *name = s->act[which];
-    double a = s->alpha[which], c = s->beta[which];
+    const char *name = s->act[which].name;
+    double a = s->act[which].alpha, c = s->act[which].beta;
     if (s->clip > 0)
         x = mtbal_emit(b, "Clip", x, LIKE(x, -s->clip), LIKE(x, s->clip));
     if (!x)
@@ -46,37 +45,6 @@ static mtbal_value *activate(const layer *s, int which, mtbal_value *x)
     if (!strcmp(name, "HardSigmoid"))
         return mtbal_emit_attrs(b, name, 1, &x, "alpha=f beta=f", a, c);
     return UNARY(name, x);
-}
-
-/* Names and numbers as in the attributes; what they leave out by default. */
-static bool read_activations(layer *s, const char *const *usual, int n)
-{
-    static const struct {
-        const char *name;
-        double alpha, beta;
-    } known[] = {{"Relu", 0, 0},         {"Tanh", 0, 0},
-                 {"Sigmoid", 0, 0},      {"Affine", 1, 0},
-                 {"LeakyRelu", 0.01, 0}, {"ThresholdedRelu", 1, 0},
-                 {"ScaledTanh", 1, 1},   {"HardSigmoid", 0.2, 0.5},
-                 {"Elu", 1, 0},          {"Softsign", 0, 0},
-                 {"Softplus", 0, 0}};
-    const mtbal_attr *names = mtbal_attr_find(s->e->node, "activations"),
-                     *alpha = mtbal_attr_find(s->e->node, "activation_alpha"),
-                     *beta = mtbal_attr_find(s->e->node, "activation_beta");
-    int from = s->direction * n;
-    for (int i = 0; i < n; i++) {
-        bool given = names && names->kind == MTBAL_ATTR_STRINGS && from + i < names->n;
-        s->act[i] = given ? names->strings[from + i] : usual[i];
-        size_t k = 0, count = sizeof known / sizeof *known;
-        while (k < count && strcmp(known[k].name, s->act[i]))
-            k++;
-        if (k == count)
-            return false;
-        s->alpha[i] =
-            alpha && from + i < alpha->n ? (double)alpha->floats[from + i] : known[k].alpha;
-        s->beta[i] = beta && from + i < beta->n ? (double)beta->floats[from + i] : known[k].beta;
-    }
-    return true;
 }
 
 /* ------------------------------------------------------------------ operands */
@@ -277,8 +245,7 @@ static void set_outputs(expansion *e, const results *r, int n, bool batch_first)
     e->out[2] = c;
 }
 
-static mtbal_status recurrent(expansion *e, int gates, step_fn *step, const char *const *usual,
-                              int nactivations)
+static mtbal_status recurrent(expansion *e, int gates, step_fn *step)
 {
     mtbal_builder *b = e->b;
     const char *direction = mtbal_attr_s(e->node, "direction", "forward");
@@ -306,7 +273,8 @@ static mtbal_status recurrent(expansion *e, int gates, step_fn *step, const char
                    .clip = mtbal_attr_f(e->node, "clip", 0),
                    .x = x,
                    .lens = expand_in(e, 4)};
-        if (!x || s.steps < 1 || s.steps > MAX_STEPS || !read_activations(&s, usual, nactivations))
+        if (!x || s.steps < 1 || s.steps > MAX_STEPS ||
+            mtbal_rnn_activations(e->node, d, s.act) < 0)
             return MTBAL_OK;
         read_weights(&s);
         s.h = start_state(&s, 5, batch_first);
@@ -322,18 +290,15 @@ static mtbal_status recurrent(expansion *e, int gates, step_fn *step, const char
 
 EXPAND(lstm)
 {
-    static const char *const usual[] = {"Sigmoid", "Tanh", "Tanh"};
-    return recurrent(e, 4, lstm_step, usual, 3);
+    return recurrent(e, 4, lstm_step);
 }
 
 EXPAND(gru)
 {
-    static const char *const usual[] = {"Sigmoid", "Tanh"};
-    return recurrent(e, 3, gru_step, usual, 2);
+    return recurrent(e, 3, gru_step);
 }
 
 EXPAND(rnn)
 {
-    static const char *const usual[] = {"Tanh"};
-    return recurrent(e, 1, rnn_step, usual, 1);
+    return recurrent(e, 1, rnn_step);
 }
