@@ -43,7 +43,7 @@ static void numbers(recurrent_text *t, const recurrent_form *f, const char *like
         number(t, "high", f->clip, like);
         add(t, "  low = Neg (high)\n");
     }
-    for (int i = 0; i < f->nact; i++) {
+    for (int i = 0; i < f->nact && !f->common; i++) {
         char name[8];
         snprintf(name, sizeof name, "a%d", i);
         number(t, name, f->act[i].alpha, like);
@@ -221,9 +221,9 @@ static void cells(recurrent_text *t, const recurrent_form *f)
         else
             gate(t, f, 0, "af", "f");
         mul(t, "fresh", "i", "g");
-        add(t, "  Cn, Cp, C = Scan <num_scan_inputs = 2, body = cells (c, vf, vu) => (next, c0, "
+        add(t, "  Cn, Cp, C = Scan <num_scan_inputs = 2, body = cells (c, tf, tu) => (next, c0, "
                "c1) {\n"
-               "  kept = Mul (vf, c)\n  next = Add (kept, vu)\n"
+               "  kept = Mul (tf, c)\n  next = Add (kept, tu)\n"
                "  c0 = Identity (c)\n  c1 = Identity (next)\n  }> (C0, f, fresh)\n");
         return;
     }
