@@ -15,6 +15,8 @@ typedef struct recurrence {
     void *u, *v; /* scratch */
 } recurrence;
 
+#define IN_FLOAT(fn)  fn##f
+#define IN_DOUBLE(fn) fn
 #define ACTIVATION(T, M)                                                        \
     static T activation_##T(int32_t code, T x)                                  \
     {                                                                           \
@@ -24,6 +26,9 @@ typedef struct recurrence {
             return x >= 0 ? 1 / (1 + M(exp)(-x)) : M(exp)(x) / (1 + M(exp)(x)); \
         return x > 0 ? x : x != x ? x : 0;                                      \
     }
+ACTIVATION(float, IN_FLOAT)
+ACTIVATION(double, IN_DOUBLE)
+
 /* From the activation's result. */
 #define SLOPE(T)                          \
     static T slope_##T(int32_t code, T y) \
@@ -34,10 +39,6 @@ typedef struct recurrence {
             return y - y * y;             \
         return y > 0 ? (T)1 : (T)0;       \
     }
-#define IN_FLOAT(fn)  fn##f
-#define IN_DOUBLE(fn) fn
-ACTIVATION(float, IN_FLOAT)
-ACTIVATION(double, IN_DOUBLE)
 SLOPE(float)
 SLOPE(double)
 
