@@ -4,9 +4,11 @@
 # make strict     builds with gcc and clang, every warning an error; checks the formatting
 # make sanitize   runs the tests under AddressSanitizer and UBSan
 # make test-ort   compares with ONNX Runtime (installs it into .venv)
+# make conformance   runs ONNX's own tests in DATA=FOLDER (default: the training operators')
 # make test-torch compares calibrations with an independent PyTorch program (installs torch into .venv-torch)
 # make test-networks compares whole networks from PyTorch's exporters (the same)
 # make bench      measures
+# make bench-flops    counts what a step multiplies
 # make bench-balance   trains the problems of models/ with every balancing; SEEDS=5
 # make test-emit  compiles emitted C with several compilers and checkers, and compares
 # make test-cross the same for 64-bit and 32-bit ARM, under qemu
@@ -25,7 +27,7 @@ ALL_C    = $(CPP) -std=c11 $(WARN) $(CFLAGS) $(KERNEL) $(MODE)
 LIBS    := -lprotobuf-c -lz -lm -lpthread
 Q       := $(if $(V),,@)
 
-FOLDERS := graph graph/ops onnxio passes passes/gradients passes/balance runtime runtime/kernels lower lower/ops lower/c train
+FOLDERS := graph graph/ops onnxio passes passes/gradients passes/balance passes/ort runtime runtime/kernels lower lower/ops lower/c train
 SOURCES := $(foreach f,$(FOLDERS),$(wildcard $(f)/*.c))
 CLI     := $(filter-out cli/mtbal-%.c,$(wildcard cli/*.c))
 OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o)
@@ -37,7 +39,7 @@ TEST_X  := $(TESTS:tests/%.c=$(BUILD)/tests/%)
 LIB     := $(BUILD)/libmtbal.a
 PROTO   ?= /usr/include/onnx/onnx.proto
 
-.PHONY: all clean deps demo test test-run strict sanitize test-ort test-torch test-networks bench bench-balance format test-emit test-cross bench-emit
+.PHONY: all clean deps demo test test-run strict sanitize conformance test-ort test-torch test-networks bench bench-flops bench-balance format test-emit test-cross bench-emit
 all: $(TOOLS)
 
 # ---------------------------------------------------------------- what a fresh Debian machine needs
@@ -91,6 +93,10 @@ test-networks: deps
 	@$(MAKE) --no-print-directory all
 	@BIN=$(BIN) sh tests/torch/run.sh networks.py
 
+conformance: deps
+	@$(MAKE) --no-print-directory $(BUILD)/tests/conformance/conformance
+	@$(BUILD)/tests/conformance/conformance $(or $(DATA),tests/data/onnx_training)
+
 # Emitted C: every dialect and checker; other processors.
 test-emit: deps
 	$(call install,clang g++ valgrind unzip libc6-dev-i386 lib32gcc-12-dev)
@@ -110,6 +116,10 @@ bench-emit: deps
 bench: deps
 	@$(MAKE) --no-print-directory all $(BUILD)/bench/bench_mlp $(BUILD)/bench/bench_step
 	@BENCH=$(BUILD) BIN=$(BIN) sh bench/run.sh
+
+bench-flops: deps
+	@$(MAKE) --no-print-directory $(BUILD)/bench/bench_flops
+	@$(BUILD)/bench/bench_flops
 
 SEEDS    ?= 5
 PROBLEMS ?=
@@ -155,8 +165,9 @@ $(BIN)/%: $(BUILD)/cli/%.o $(CLI_O) $(LIB)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(ALL_C) -o $@ $^ $(LIBS)
 
+$(BUILD)/bench/bench_flops: $(BUILD)/tests/flops.o
 $(BUILD)/bench/%: $(BUILD)/bench/%.o $(LIB)
-	$(Q)$(CC) $(ALL_C) -o $@ $^ $(LIBS)
+	$(Q)$(CC) $(ALL_C) -o $@ $(filter %.o,$^) $(LIB) $(LIBS)
 
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(TEST_O) $(CLI_O) $(LIB)
 	$(Q)$(CC) $(ALL_C) -o $@ $^ $(LIBS) $(shell pkg-config --libs check)
