@@ -230,7 +230,7 @@ static bool is_code(const char *name)
 static bool defines(const c_piece *piece, const char *word, size_t length)
 {
     for (const c_name *n = piece->names; n; n = n->next)
-        if (n->prefix ? length >= n->length && !memcmp(n->text, word, n->length)
+        if (n->prefix ? length > n->length && !memcmp(n->text, word, n->length)
                       : length == n->length && !memcmp(n->text, word, length))
             return true;
     return false;
