@@ -6,6 +6,7 @@
 # make test-ort   compares with ONNX Runtime (installs it into .venv)
 # make test-torch compares calibrations with an independent PyTorch program (installs torch into .venv-torch)
 # make bench      measures
+# make bench-flops     counts what a step multiplies (docs/flops.md)
 # make bench-balance   trains the problems of models/ with every balancing; SEEDS=5
 # make test-emit  compiles emitted C with several compilers and checkers, and compares
 # make test-cross the same for 64-bit and 32-bit ARM, under qemu
@@ -36,7 +37,7 @@ TEST_X  := $(TESTS:tests/%.c=$(BUILD)/tests/%)
 LIB     := $(BUILD)/libmtbal.a
 PROTO   ?= /usr/include/onnx/onnx.proto
 
-.PHONY: all clean deps demo test test-run strict sanitize test-ort test-torch bench bench-balance format test-emit test-cross bench-emit
+.PHONY: all clean deps demo test test-run strict sanitize test-ort test-torch bench bench-balance bench-flops valgrind format test-emit test-cross bench-emit
 all: $(TOOLS)
 
 # ---------------------------------------------------------------- what a fresh Debian machine needs
@@ -105,6 +106,10 @@ bench-emit: deps
 bench: deps
 	@$(MAKE) --no-print-directory all $(BUILD)/bench/bench_mlp $(BUILD)/bench/bench_step
 	@BENCH=$(BUILD) BIN=$(BIN) sh bench/run.sh
+
+bench-flops: deps
+	@$(MAKE) --no-print-directory $(BUILD)/tests/test_flops
+	@$(BUILD)/tests/test_flops --table
 
 SEEDS    ?= 5
 PROBLEMS ?=
