@@ -5,6 +5,7 @@
 # make sanitize   runs the tests under AddressSanitizer and UBSan
 # make test-ort   compares with ONNX Runtime (installs it into .venv)
 # make test-torch compares calibrations with an independent PyTorch program (installs torch into .venv-torch)
+# make test-networks compares whole networks from PyTorch's exporters (the same)
 # make bench      measures
 # make bench-flops     counts what a step multiplies (docs/flops.md)
 # make bench-balance   trains the problems of models/ with every balancing; SEEDS=5
@@ -37,7 +38,8 @@ TEST_X  := $(TESTS:tests/%.c=$(BUILD)/tests/%)
 LIB     := $(BUILD)/libmtbal.a
 PROTO   ?= /usr/include/onnx/onnx.proto
 
-.PHONY: all clean deps demo test test-run strict sanitize test-ort test-torch bench bench-balance bench-flops valgrind format test-emit test-cross bench-emit
+.PHONY: all clean deps demo test test-run strict sanitize valgrind test-ort test-torch test-networks bench bench-balance bench-flops format \
+        test-emit test-cross bench-emit
 all: $(TOOLS)
 
 # ---------------------------------------------------------------- what a fresh Debian machine needs
@@ -85,7 +87,11 @@ test-ort: deps
 
 test-torch: deps
 	@$(MAKE) --no-print-directory all
-	@BIN=$(BIN) sh tests/torch/run.sh
+	@BIN=$(BIN) sh tests/torch/run.sh calibrate.py
+
+test-networks: deps
+	@$(MAKE) --no-print-directory all
+	@BIN=$(BIN) sh tests/torch/run.sh networks.py
 
 # Emitted C: every dialect and checker; other processors.
 test-emit: deps

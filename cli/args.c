@@ -39,7 +39,8 @@ void cli_help(FILE *to, const cli_command *command)
     fprintf(
         to,
         "\nexit codes: 0 done; 1 a numeric check failed (nothing written); 2 usage;\n"
-        "            3 not differentiable or unsupported; 4 bad model or data; 5 input/output\n");
+        "            3 not differentiable or unsupported; 4 bad model or data; 5 input/output;\n"
+        "            6 interrupted (SIGINT, SIGTERM)\n");
 }
 
 static int usage_error(const cli_command *command, const char *what, const char *which)

@@ -1,17 +1,19 @@
 /* cli/mtbal-calibrate.c: trains each task alone and stores the G_i in the step graph. */
 #include "cli/cli.h"
+#include "cli/page.h"
 #include "train/calibrate.h"
+#include "train/trace.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 typedef struct args {
-    const char *data, *valid, *out, *measure;
-    int64_t batch, max_epochs, patience, window, warmup, threads, seed;
+    const char *data, *valid, *out, *measure, *log, *report, *checkpoint;
+    int64_t batch, max_epochs, patience, window, warmup, threads, jobs, seed, every;
     double kappa;
-    bool cosine, json, quiet;
-    cli_pairs set;
+    bool cosine, compare, resume, json, quiet;
+    cli_pairs set, metrics;
 } args;
 
 static args a = {.max_epochs = 300, .patience = 10, .window = 40, .kappa = 0.3, .measure = "floor"};
@@ -48,8 +50,23 @@ static const cli_option options[] = {
     {"set", 0, CLI_PAIRS, &a.set, "NAME=VALUE",
      "fill an input, a state or a hyper-parameter (lr, ...) with a\nnumber (repeatable)"},
     {"threads", 0, CLI_COUNT, &a.threads, "N",
-     "default: one per processor; does not change results"},
+     "of each job (default: processors / jobs); does not change\nresults"},
+    {"jobs", 0, CLI_COUNT, &a.jobs, "N",
+     "tasks trained at a time (default 1); does not change results"},
     {"seed", 0, CLI_COUNT, &a.seed, "S", "of the order of the samples (default 0)"},
+    {"compare", 0, CLI_FLAG, &a.compare, NULL,
+     "train all tasks together with the weights found, and tell who\ngains against being alone, "
+     "who shares, who fights"},
+    {"metric", 0, CLI_PAIRS, &a.metrics, "T=KIND:PRED,TARGET",
+     "what is compared of task T instead of its loss: accuracy, rmse,\nnrmse or mae of an output "
+     "against an array of the data\n(repeatable)"},
+    {"log", 0, CLI_TEXT, &a.log, "L.jsonl", "write one JSON object per step, and events"},
+    {"report", 0, CLI_TEXT, &a.report, "R.html", "write a page that shows the trainings"},
+    {"checkpoint", 0, CLI_TEXT, &a.checkpoint, "FILE", "default: OUT.onnx.checkpoint"},
+    {"checkpoint-every", 0, CLI_COUNT, &a.every, "N",
+     "steps of a training between two (default: half a minute)"},
+    {"resume", 0, CLI_FLAG, &a.resume, NULL,
+     "go on from the checkpoint, if there is one, to the same bits"},
     {"json", 0, CLI_FLAG, &a.json, NULL, "print the result as JSON"},
     {"quiet", 'q', CLI_FLAG, &a.quiet, NULL, "print errors and warnings only"},
     {NULL, 0, CLI_FLAG, NULL, NULL, NULL},
@@ -66,156 +83,417 @@ static const cli_command command = {
     .max_operands = 1,
 };
 
+typedef struct calibration {
+    mtbal_session *session; /* knows the names; trains nothing */
+    mtbal_arena *arena;
+    mtbal_calibrate_options options;
+    int ntasks, trainings; /* that there will be */
+    mtbal_calibration *results;
+    cli_log log;
+    cli_progress progress;
+    cli_progress_row *rows; /* [ntasks] */
+    double *done;           /* [ntasks + 1] shares of each training; the last: of joint ones */
+    bool *converged;        /* [ntasks + 1] */
+    bool comparing;
+    mtbal_snapshot *snapshot;
+    mtbal_trace **alone, *together; /* NULL: nobody wants them */
+    cli_outcome outcome;
+    double started;
+} calibration;
+
+/* ------------------------------------------------------------------ while it trains */
+
+static void show_progress(calibration *c, int task, int64_t epoch)
+{
+    char what[256];
+    double done = 0;
+    if (!cli_progress_due(&c->progress))
+        return;
+    for (int i = 0; i <= c->ntasks; i++)
+        done += c->done[i] / c->trainings;
+    snprintf(what, sizeof what, "%s  epoch %lld of %s%lld",
+             task >= 0 ? c->session->tasks[task] : "all together", (long long)epoch + 1,
+             a.cosine ? "" : "at most ", (long long)a.max_epochs);
+    cli_progress_draw(&c->progress, what, fmin(done, 1), c->ntasks, c->rows);
+}
+
+static mtbal_status on_step(void *context, int task, const mtbal_record *record, mtbal_diag *diag)
+{
+    calibration *c = context;
+    double *done = &c->done[task < 0 ? c->ntasks : task];
+    (void)diag;
+    cli_log_step(&c->log, task, record);
+    if (task >= 0 && c->alone)
+        mtbal_trace_step(c->alone[task], task, record);
+    if (c->comparing)
+        mtbal_trace_step(c->together, 0, record);
+    for (int i = 0; i < c->ntasks; i++)
+        if (task < 0 || i == task)
+            c->rows[i] = (cli_progress_row){c->session->tasks[i], record->loss[i],
+                                            record->grad_norm[i], record->weight[i]};
+    *done = floor(*done) +
+            fmin(0.999, (double)(record->step + 1) / (double)(record->steps_total * a.max_epochs));
+    show_progress(c, task, record->epoch);
+    return MTBAL_OK;
+}
+
+static mtbal_status on_trained(void *context, mtbal_session *session, int task, mtbal_diag *diag)
+{
+    calibration *c = context;
+    double *done = &c->done[task < 0 ? c->ntasks : task];
+    (void)session, (void)diag;
+    *done = floor(*done) + 1;
+    c->converged[task < 0 ? c->ntasks : task] = false;
+    return MTBAL_OK;
+}
+
+/* What a checkpoint holds of a training: what was logged and is to be shown of it. */
+static mtbal_status more(void *context, int task, mtbal_piece *pieces, int *count, mtbal_diag *diag)
+{
+    calibration *c = context;
+    bool *converged = &c->converged[task < 0 ? c->ntasks : task];
+    mtbal_trace *trace = task < 0   ? (c->comparing ? c->together : NULL)
+                         : c->alone ? c->alone[task]
+                                    : NULL;
+    pieces[0] = cli_log_piece(&c->log, task < 0 ? CLI_ALL_TASKS : task);
+    pieces[1] = (mtbal_piece){"converged", converged, sizeof *converged};
+    *count = 2;
+    if (trace) {
+        mtbal_trace_pieces(trace, pieces + 2);
+        *count += MTBAL_TRACE_PIECES;
+    }
+    return cli_log_sync(&c->log, diag);
+}
+
+static void log_converged(calibration *c, const mtbal_calibrate_progress *p)
+{
+    cli_json json;
+    bool *converged = &c->converged[p->task < 0 ? c->ntasks : p->task], before = *converged;
+    *converged = p->converged;
+    if (!p->converged || before ||
+        !cli_log_event(&c->log, "converged", p->task >= 0 ? p->task : CLI_ALL_TASKS, &json))
+        return;
+    json_int(&json, "step", p->step);
+    json_int(&json, "epoch", p->epoch);
+    json_number(&json, "loss", p->loss);
+    cli_log_end(&c->log, &json);
+}
+
 static void on_epoch(void *context, const mtbal_calibrate_progress *p)
 {
-    bool terminal = *(bool *)context;
-    if (!terminal && p->epoch % 10)
+    calibration *c = context;
+    log_converged(c, p);
+    if (a.quiet || a.json || c->progress.live || p->epoch % 10)
         return;
     char which[32] = "";
     if (p->task >= 0)
         snprintf(which, sizeof which, " (%d of %d)", p->task + 1, p->ntasks);
-    fprintf(stderr, "%s%s%s  epoch %lld  loss %.5g", terminal ? "\r" : "", p->name, which,
-            (long long)p->epoch, p->loss);
+    fprintf(stderr, "%s%s  epoch %lld  loss %.5g", p->name, which, (long long)p->epoch, p->loss);
     if (p->task >= 0)
         fprintf(stderr, "  gradient norm %.4g", p->grad_norm);
-    fprintf(stderr, "  best %.5g, %lld epochs ago%s", p->best, (long long)p->stale,
-            terminal ? "   " : "\n");
+    fprintf(stderr, "  best %.5g, %lld epochs ago\n", p->best, (long long)p->stale);
 }
 
-/* A mean gradient below this share of the mini-batch gradient cannot be told from sampling noise.
- */
-#define SIGNAL 0.05
+/* ------------------------------------------------------------------ what came out */
 
-static void number_cell(cli_table *table, const char *format, double x)
+static void print_tables(const calibration *c)
 {
-    char text[32];
-    snprintf(text, sizeof text, format, x);
-    cli_cell(table, "%s", isnan(x) ? "-" : text);
-}
-
-static void print_table(const mtbal_calibration *results, int count, mtbal_arena *arena)
-{
-    static const char *const heads[] = {"task",       "G",    "at the end", "over the run", "SNR",
-                                        "first loss", "loss", "epochs",     "note"};
-    double inverse = 0;
     cli_table table;
-    for (int i = 0; i < count; i++)
-        inverse += 1 / results[i].g / count;
-    cli_table_init(&table, arena, 9, heads);
-    for (int i = 0; i < count; i++) {
-        const mtbal_calibration *r = &results[i];
-        const bool alone = !isnan(r->rms_end);
-        cli_cell(&table, "%s", r->task);
-        cli_cell(&table, "%.5g", r->g);
-        number_cell(&table, "%.4g", r->rms_end);
-        number_cell(&table, "%.4g", r->rms_run);
-        number_cell(&table, "%.3f", r->snr);
-        number_cell(&table, "%.5g", alone ? r->first_loss : NAN);
-        number_cell(&table, "%.5g", alone ? r->loss : NAN);
-        cli_cell(&table, "%lld", (long long)r->epochs);
-        cli_cell(&table, "weight %.4g%s%s%s", 1 / r->g / inverse,
-                 !r->floored                  ? ""
-                 : strcmp(a.measure, "floor") ? "; learns its data by heart"
-                                              : "; floor used, the task learns its data by heart",
-                 r->snr > SIGNAL ? "; mean gradient above its noise: lower lr, or --cosine" : "",
-                 r->converged ? "" : "; not converged");
-    }
+    cli_outcome_table(&table, c->arena, &c->outcome);
+    cli_table_print(stdout, &table);
+    if (!a.compare)
+        return;
+    printf("\n");
+    cli_outcome_compared(&table, c->arena, &c->outcome);
+    cli_table_print(stdout, &table);
+    printf("\n  %s\n", cli_outcome_gain(&c->outcome, c->arena));
+    if (c->ntasks < 2)
+        return;
+    printf("\n");
+    cli_pair_table(&table, c->arena, c->together, c->session->tasks);
+    cli_table_print(stdout, &table);
+    printf("\n");
+    cli_pull_table(&table, c->arena, c->together, c->session->tasks);
     cli_table_print(stdout, &table);
 }
 
-static void print_json(const mtbal_calibration *results, int count)
+static void log_results(calibration *c)
 {
-    cli_json json = {.to = stdout};
-    json_open(&json, NULL, '{');
-    json_text(&json, "measure", a.measure);
-    json_open(&json, "tasks", '[');
-    for (int i = 0; i < count; i++) {
-        const mtbal_calibration *r = &results[i];
-        json_open(&json, NULL, '{');
-        json_text(&json, "name", r->task);
+    cli_json json;
+    for (int i = 0; i < c->ntasks; i++) {
+        const mtbal_calibration *r = &c->results[i];
+        if (!cli_log_event(&c->log, "calibrated", i, &json))
+            return;
         json_number(&json, "g", r->g);
         json_number(&json, "rms_end", r->rms_end);
         json_number(&json, "rms_run", r->rms_run);
-        json_number(&json, "rms_start", r->rms_start);
-        json_number(&json, "rms_heldout", r->rms_heldout);
-        json_number(&json, "rms_heads", r->rms_heads);
-        json_number(&json, "rms_joint", r->rms_joint);
-        json_number(&json, "rel", r->rel);
         json_number(&json, "snr", r->snr);
-        json_number(&json, "first_loss", r->first_loss);
-        json_number(&json, "loss", r->loss);
-        json_number(&json, "valid_loss", r->best_valid);
-        json_int(&json, "epochs", r->epochs);
-        json_int(&json, "steps", r->steps);
+        json_number(&json, "weight", cli_outcome_weight(&c->outcome, i));
         json_bool(&json, "converged", r->converged);
         json_bool(&json, "floored", r->floored);
-        json_close(&json, '}');
+        cli_log_end(&c->log, &json);
     }
-    json_close(&json, ']');
-    json_close(&json, '}');
-    printf("\n");
-}
-
-/* What makes a stored G doubtful, said plainly. */
-static void warn(const mtbal_calibration *results, int count)
-{
-    enum { FEW_BATCHES = 10 };
-    for (int i = 0; i < count; i++) {
-        const mtbal_calibration *r = &results[i];
-        if (!r->converged)
-            fprintf(stderr,
-                    "warning: task %s did not converge in %lld epochs: its G is that of a task "
-                    "under way; give it more with --max-epochs\n",
-                    r->task, (long long)r->epochs);
-        if (i == 0 && r->batches < FEW_BATCHES)
-            fprintf(stderr,
-                    "warning: an epoch has %lld batches: G is rough; lower --batch, or give more "
-                    "data\n",
-                    (long long)r->batches);
+    if (a.compare && cli_log_event(&c->log, "compared", CLI_ALL_TASKS, &json)) {
+        json_number(&json, "delta_m", c->outcome.delta_m);
+        cli_log_end(&c->log, &json);
     }
 }
 
-static mtbal_status work(const char *model, mtbal_arena *arena, mtbal_diag *diag)
+/* ------------------------------------------------------------------ the page */
+
+static void facts_table(const calibration *c, cli_table *table)
 {
-    mtbal_calibrate_options o;
-    mtbal_calibration *results;
-    int count;
-    bool terminal = cli_is_terminal(stderr);
+    cli_facts_table(table, c->arena, c->session->path);
+    cli_cell(table, "data");
+    cli_cell(table, "%s", a.data);
+    cli_cell(table, "validation data");
+    cli_cell(table, "%s", a.valid ? a.valid : "none");
+    cli_cell(table, "batch");
+    if (a.batch)
+        cli_cell(table, "%lld samples", (long long)a.batch);
+    else
+        cli_cell(table, "the model's own, else 32 samples");
+    cli_cell(table, "measure");
+    cli_cell(table, strcmp(a.measure, "floor") ? "%s" : "%s, kappa %g", a.measure, a.kappa);
+    cli_cell(table, "length");
+    cli_cell(table, "at most %lld epochs, patience %lld, window %lld steps%s",
+             (long long)a.max_epochs, (long long)a.patience, (long long)a.window,
+             a.cosine ? "; learning rate falls to 0" : "");
+    cli_cell(table, "seed");
+    cli_cell(table, "%lld", (long long)a.seed);
+    for (int i = 0; i < a.set.count; i++) {
+        cli_cell(table, "--set %s", a.set.items[i].name);
+        cli_cell(table, "%s", a.set.items[i].value);
+    }
+    cli_cell(table, "time");
+    cli_cell(table, "%.1f s", cli_seconds() - c->started);
+}
+
+static mtbal_status write_report(const calibration *c, mtbal_diag *diag)
+{
+    cli_page page;
+    cli_table table;
+    const char *title = mtbal_arena_printf(c->arena, "Calibration of %s", c->session->path);
+    const char *verdict = cli_outcome_verdict(&c->outcome, c->arena);
+    if (a.compare)
+        verdict =
+            mtbal_arena_printf(c->arena, "%s %s", verdict, cli_outcome_gain(&c->outcome, c->arena));
+    MTBAL_TRY(cli_page_open(&page, title ? title : "", verdict ? verdict : "", diag));
+    cli_page_heading(&page, "The balance point",
+                     "G is the size of a task's mini-batch gradient where the task, trained "
+                     "alone, has converged. Weights go by 1/G. SNR: how much of that gradient is "
+                     "not noise.");
+    cli_outcome_table(&table, c->arena, &c->outcome);
+    cli_page_table(&page, &table);
+    if (a.compare) {
+        cli_page_heading(&page, "Together against alone",
+                         "Each score where its training ended; delta_m is the mean of the changes, "
+                         "and lower is better.");
+        cli_outcome_compared(&table, c->arena, &c->outcome);
+        cli_page_table(&page, &table);
+    }
+    if (strcmp(a.measure, "heads")) {
+        cli_page_heading(&page, "Each task alone", NULL);
+        cli_page_alone(&page, c->ntasks, c->alone, c->session->tasks);
+    }
+    if (a.compare)
+        cli_page_training(&page, c->arena, "All tasks together, step by step", c->together,
+                          c->session->tasks);
+    cli_page_heading(&page, "Settings", NULL);
+    facts_table(c, &table);
+    cli_page_table(&page, &table);
+    return cli_page_close(&page, a.report, diag);
+}
+
+/* ------------------------------------------------------------------ the work */
+
+static mtbal_status set_options(calibration *c, const char *model, mtbal_diag *diag)
+{
+    mtbal_calibrate_options *o = &c->options;
+    mtbal_calibrate_default(o);
+    MTBAL_TRY(cli_settings(&a.set, c->arena, &o->set, diag));
+    o->nset = a.set.count;
+    o->model = model, o->data = a.data, o->valid = a.valid, o->measure = a.measure;
+    o->batch = a.batch, o->max_epochs = a.max_epochs, o->patience = a.patience;
+    o->window = a.window, o->cosine = a.cosine, o->warmup = a.warmup;
+    o->seed = (uint64_t)a.seed, o->kappa = a.kappa;
+    o->threads = (int)(a.threads < RT_MAX_THREADS ? a.threads : RT_MAX_THREADS);
+    o->jobs = (int)(a.jobs < RT_MAX_THREADS ? a.jobs : RT_MAX_THREADS);
+    o->on_trained = on_trained, o->on_step = on_step, o->more = more, o->context = c;
+    o->snapshot = c->snapshot;
+    return MTBAL_OK;
+}
+
+static mtbal_status set_metrics(calibration *c, mtbal_diag *diag)
+{
+    mtbal_metric *metrics =
+        mtbal_arena_array(c->arena, (size_t)a.metrics.count + 1, sizeof *metrics);
+    if (!metrics)
+        return mtbal_no_memory(diag);
+    for (int m = 0; m < a.metrics.count; m++) {
+        const char *task = a.metrics.items[m].name;
+        int i = 0;
+        while (i < c->ntasks && strcmp(c->session->tasks[i], task))
+            i++;
+        if (i == c->ntasks)
+            return mtbal_fail(diag, MTBAL_USAGE, "--metric", "write T=KIND:PRED,TARGET",
+                              "there is no task '%s'", task);
+        MTBAL_TRY(mtbal_metric_parse(a.metrics.items[m].value, c->arena, &metrics[m], diag));
+        metrics[m].task = task;
+    }
+    c->options.nmetrics = a.metrics.count;
+    c->options.metrics = metrics;
+    return MTBAL_OK;
+}
+
+/* Traces for what will be shown. */
+static mtbal_status open_traces(calibration *c, mtbal_diag *diag)
+{
+    size_t n = (size_t)c->ntasks + 1;
+    c->rows = mtbal_arena_array(c->arena, n, sizeof *c->rows);
+    c->done = mtbal_arena_array(c->arena, n, sizeof *c->done);
+    c->converged = mtbal_arena_array(c->arena, n, sizeof *c->converged);
+    c->outcome.changes = mtbal_arena_array(c->arena, n, sizeof(double));
+    c->together = a.compare ? mtbal_trace_new(c->ntasks) : NULL;
+    mtbal_trace **alone = a.report ? mtbal_arena_array(c->arena, n, sizeof *c->alone) : NULL;
+    if (!c->rows || !c->done || !c->converged || !c->outcome.changes ||
+        (a.compare && !c->together) || (a.report && !alone))
+        return mtbal_no_memory(diag);
+    for (int i = 0; i < c->ntasks; i++)
+        c->rows[i] = (cli_progress_row){c->session->tasks[i], NAN, NAN, NAN};
+    c->alone = alone;
+    for (int i = 0; alone && i < c->ntasks; i++)
+        if (!(alone[i] = mtbal_trace_new(1)))
+            return mtbal_no_memory(diag);
+    return MTBAL_OK;
+}
+
+/* ------------------------------------------------------------------ checkpoints */
+
+static mtbal_status open_checkpoint(calibration *c, const char *model, mtbal_diag *diag)
+{
+    const mtbal_snapshot_options o = {.path = a.checkpoint,
+                                      .output = a.out ? a.out : model,
+                                      .every = a.every,
+                                      .resume = a.resume,
+                                      .stop = &cli_stop};
+    uint64_t metrics = 0;
+    for (int i = 0; i < a.metrics.count; i++) {
+        const mtbal_pair *m = &a.metrics.items[i];
+        metrics = mtbal_fingerprint(metrics, m->name, strlen(m->name));
+        metrics = mtbal_fingerprint(metrics, m->value, strlen(m->value));
+    }
+    const mtbal_tie ties[] = {{"command", 1, MTBAL_USAGE},
+                              {"--compare", a.compare, MTBAL_USAGE},
+                              {"--metric", metrics, MTBAL_USAGE},
+                              {"choice of --log", a.log != NULL, MTBAL_USAGE},
+                              {"choice of --report", a.report != NULL, MTBAL_USAGE}};
+    MTBAL_TRY(mtbal_snapshot_open(&o, &c->snapshot, diag));
+    if (!a.quiet)
+        cli_note_resume(c->snapshot, a.resume);
+    return mtbal_snapshot_tie(c->snapshot, sizeof ties / sizeof *ties, ties, diag);
+}
+
+/* The log as it was when the checkpoint's trainings were saved; which of them are complete. */
+static mtbal_status open_log(calibration *c, mtbal_diag *diag)
+{
+    const bool resumed = mtbal_snapshot_resumed(c->snapshot);
+    int64_t *kept = mtbal_arena_array(c->arena, (size_t)c->ntasks + 1, sizeof *kept), lines;
+    size_t size;
+    if (!kept)
+        return mtbal_no_memory(diag);
+    for (int part = 0; part < c->ntasks + 2; part++) { /* the last two: of all tasks */
+        int kind = part < c->ntasks ? part : c->ntasks;
+        const void *piece = mtbal_snapshot_find(c->snapshot, part, "lines", &size);
+        memcpy(&lines, piece && size == sizeof lines ? piece : &kept[kind], sizeof lines);
+        kept[kind] = lines > kept[kind] ? lines : kept[kind];
+        c->done[kind] += mtbal_snapshot_find(c->snapshot, part, "done", &size) != NULL;
+    }
+    return cli_log_open(&c->log, a.log, c->session, resumed ? kept : NULL, diag);
+}
+
+static mtbal_status open_all(calibration *c, const char *model, mtbal_diag *diag)
+{
+    const mtbal_session_options plain = {.threads = 1};
+    const bool heads = !strcmp(a.measure, "heads");
     if (!a.data)
         return mtbal_fail(diag, MTBAL_USAGE, "command line", command.usage, "--data is missing");
-    mtbal_calibrate_default(&o);
-    MTBAL_TRY(cli_settings(&a.set, arena, &o.set, diag));
-    o.nset = a.set.count;
-    o.model = model, o.data = a.data, o.valid = a.valid, o.measure = a.measure;
-    o.batch = a.batch, o.max_epochs = a.max_epochs, o.patience = a.patience, o.window = a.window;
-    o.cosine = a.cosine, o.warmup = a.warmup;
-    o.seed = (uint64_t)a.seed, o.threads = (int)a.threads, o.kappa = a.kappa;
-    MTBAL_TRY(mtbal_calibrate(&o, arena, &results, &count, a.quiet || a.json ? NULL : on_epoch,
-                              &terminal, diag));
-    if (terminal && !a.quiet && !a.json)
-        fprintf(stderr, "\n");
-    MTBAL_TRY(mtbal_calibration_store(model, a.out ? a.out : model, count, results, diag));
-    warn(results, count);
-    if (a.json)
-        print_json(results, count);
-    else if (!a.quiet)
-        print_table(results, count, arena);
+    if (heads && a.compare)
+        return mtbal_fail(diag, MTBAL_USAGE, "--compare", "choose another measure",
+                          "measure heads trains no task alone to compare with");
+    MTBAL_TRY(open_checkpoint(c, model, diag));
+    MTBAL_TRY(set_options(c, model, diag));
+    MTBAL_TRY(mtbal_session_open(model, &plain, &c->session, diag));
+    c->ntasks = c->session->ntasks;
+    c->trainings = (heads ? 1 : c->ntasks) + !strcmp(a.measure, "recal") + a.compare;
+    MTBAL_TRY(set_metrics(c, diag));
+    MTBAL_TRY(open_traces(c, diag));
+    return open_log(c, diag);
+}
+
+static mtbal_status compare(calibration *c, mtbal_diag *diag)
+{
+    c->comparing = true;
+    MTBAL_TRY(mtbal_calibrate_joint(&c->options, c->ntasks, c->results, on_epoch, c, diag));
+    c->comparing = false;
+    c->outcome.together = c->together;
+    c->outcome.delta_m = mtbal_delta_m(&c->options, c->ntasks, c->results, c->outcome.changes);
     return MTBAL_OK;
+}
+
+static mtbal_status train(calibration *c, mtbal_diag *diag)
+{
+    int count;
+    MTBAL_TRY(mtbal_calibrate(&c->options, c->arena, &c->results, &count, on_epoch, c, diag));
+    c->outcome.options = &c->options;
+    c->outcome.ntasks = c->ntasks;
+    c->outcome.names = c->session->tasks;
+    c->outcome.results = c->results;
+    return a.compare ? compare(c, diag) : MTBAL_OK;
+}
+
+static mtbal_status calibrate(calibration *c, const char *model, mtbal_diag *diag)
+{
+    MTBAL_TRY(open_all(c, model, diag));
+    c->started = cli_seconds();
+    cli_progress_begin(&c->progress, !a.quiet && !a.json);
+    mtbal_status status = train(c, diag);
+    cli_progress_end(&c->progress);
+    MTBAL_TRY(status);
+    log_results(c);
+    MTBAL_TRY(cli_log_close(&c->log, diag));
+    MTBAL_TRY(mtbal_calibration_store(model, a.out ? a.out : model, c->ntasks, c->results, diag));
+    if (a.report)
+        MTBAL_TRY(write_report(c, diag));
+    cli_calibration_warn(c->results, c->ntasks);
+    if (a.json)
+        cli_outcome_json(stdout, &c->outcome);
+    else if (!a.quiet)
+        print_tables(c);
+    return MTBAL_OK;
+}
+
+static void close_all(calibration *c, bool done)
+{
+    mtbal_diag ignored;
+    cli_log_close(&c->log, &ignored);
+    for (int i = 0; c->alone && i < c->ntasks; i++)
+        mtbal_trace_free(c->alone[i]);
+    mtbal_trace_free(c->together);
+    mtbal_snapshot_close(c->snapshot, done);
+    mtbal_session_close(c->session);
+}
+
+static mtbal_status work(const char *const *operands, mtbal_arena *arena, mtbal_diag *diag)
+{
+    calibration c = {.arena = arena};
+    cli_catch_signals();
+    mtbal_status status = calibrate(&c, operands[0], diag);
+    close_all(&c, status == MTBAL_OK);
+    return status;
 }
 
 int main(int argc, char **argv)
 {
-    mtbal_arena *arena = mtbal_arena_new();
-    if (!arena) {
-        fprintf(stderr, "%s: out of memory\n", command.name);
-        return mtbal_exit_code(MTBAL_NOMEM);
-    }
-    const char *operands[1];
-    int code = cli_parse(&command, argc, argv, operands, arena);
-    if (code < 0) {
-        mtbal_diag diag = {0};
-        code = work(operands[0], arena, &diag) == MTBAL_OK ? 0 : cli_report(command.name, &diag);
-    }
-    mtbal_arena_free(arena);
-    return code;
+    return cli_main(&command, argc, argv, work);
 }

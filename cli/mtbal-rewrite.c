@@ -12,7 +12,7 @@ typedef struct args {
     cli_pairs tasks, losses, weights, set;
     cli_list train, freeze;
     const char *balance, *scale, *apply, *norm_over, *optimizer, *outputs, *dump_after, *target,
-        *checkpoint;
+        *checkpoint, *calibrate;
     double clip;
     cli_emission emit;
     bool inline_functions, untie, inference, list_passes, list_operators, time_passes, json, quiet,
@@ -48,6 +48,8 @@ static const cli_option options[] = {
     {"outputs", 0, CLI_TEXT, &a.outputs, "LIST",
      "norms (default), gram, grads, task-grads, none; comma list.\nWith --inference: the outputs "
      "to keep"},
+    {"calibrate", 0, CLI_TEXT, &a.calibrate, "TRAIN.npz",
+     "calibrate it too, as mtbal-calibrate does without options"},
     {"inline-functions", 0, CLI_FLAG, &a.inline_functions, NULL, "write plain nodes only"},
     {"untie", 0, CLI_FLAG, &a.untie, NULL, "give tied uses of one initializer a copy each"},
     {"inference", 0, CLI_FLAG, &a.inference, NULL,
@@ -57,7 +59,9 @@ static const cli_option options[] = {
     {"emit-weights", 0, CLI_TEXT, &a.emit.weights, "HOW",
      "c (default): compiled in; file: weights.bin beside it"},
     {"batch", 0, CLI_COUNT, &a.emit.batch, "N",
-     "first axis of the inputs in C (default: the model's own\nwhere it is fixed, else 32)"},
+     "first axis of the inputs in C, samples a step of --calibrate\n(default: the model's own "
+     "where "
+     "it is fixed, else 32)"},
     {"input-shape", 0, CLI_TEXTS, &a.emit.shapes, "NAME:D0,D1,..",
      "all sizes of an input in C (repeatable)"},
     {"target", 0, CLI_TEXT, &a.target, "FORM",
@@ -139,6 +143,8 @@ typedef struct report {
     int64_t bytes_before, bytes_after;
     double seconds;
     mtbal_plan_info emitted;
+    mtbal_calibration *calibrations; /* [ncalibrations], with --calibrate */
+    int ncalibrations;
 } report;
 
 static int64_t size_of(const char *form, const char *name, mtbal_arena *arena)
@@ -308,6 +314,12 @@ static void print_json(const report *r)
         json_int(&json, "state_bytes", (int64_t)r->emitted.state_bytes);
         json_close(&json, '}');
     }
+    if (a.calibrate) {
+        json_open(&json, "calibration", '{');
+        for (int i = 0; i < r->ncalibrations; i++)
+            json_number(&json, r->calibrations[i].task, r->calibrations[i].g);
+        json_close(&json, '}');
+    }
     json_number(&json, "seconds", r->seconds);
     json_close(&json, '}');
     printf("\n");
@@ -322,8 +334,25 @@ static void print_emission(const report *r)
                cli_bytes(states, (double)r->emitted.state_bytes));
 }
 
+static void print_calibrations(const report *r, mtbal_arena *arena)
+{
+    static const char *const heads[] = {"task", "G", "loss", "epochs"};
+    cli_table table;
+    cli_table_init(&table, arena, 4, heads);
+    for (int i = 0; i < r->ncalibrations; i++) {
+        const mtbal_calibration *c = &r->calibrations[i];
+        cli_cell(&table, "%s", c->task);
+        cli_cell(&table, "%.5g", c->g);
+        cli_cell(&table, "%.5g", c->loss);
+        cli_cell(&table, "%lld", (long long)c->epochs);
+    }
+    printf("\n");
+    cli_table_print(stdout, &table);
+}
+
 static void print_report(report *r, mtbal_arena *arena)
 {
+    cli_calibration_warn(r->calibrations, r->ncalibrations);
     qsort(r->ops.items, (size_t)r->ops.count, sizeof *r->ops.items, by_name);
     for (int i = 0; i < r->ops.count; i++) {
         r->nodes_before += r->ops.items[i].before;
@@ -342,7 +371,9 @@ static void print_report(report *r, mtbal_arena *arena)
     if (a.verbose)
         print_params(r->context, arena);
     print_ops(r, arena);
-    printf("\n  rewritten in %.1f ms\n", 1e3 * r->seconds);
+    if (a.calibrate)
+        print_calibrations(r, arena);
+    printf("\n  rewritten%s in %.1f ms\n", a.calibrate ? " and calibrated" : "", 1e3 * r->seconds);
     print_emission(r);
 }
 
@@ -411,10 +442,30 @@ static bool writes_folder(void)
     return !a.inference && a.target && !strcmp(a.target, "ort-training");
 }
 
+static mtbal_status calibrate(report *r, mtbal_model *model, mtbal_arena *arena, mtbal_diag *diag)
+{
+    const mtbal_snapshot_options no_checkpoint = {.stop = &cli_stop};
+    mtbal_calibrate_options o;
+    mtbal_calibrate_default(&o);
+    o.data = a.calibrate;
+    o.batch = a.emit.batch;
+    cli_catch_signals();
+    mtbal_status status = mtbal_snapshot_open(&no_checkpoint, &o.snapshot, diag);
+    if (status == MTBAL_OK)
+        status = mtbal_calibrate_model(model, r->out, &o, arena, &r->calibrations,
+                                       &r->ncalibrations, NULL, NULL, diag);
+    mtbal_snapshot_close(o.snapshot, false);
+    return status;
+}
+
 /* Where the result goes, and in which form. */
 static mtbal_status convert(report *r, mtbal_model *model, const mtbal_options *o,
-                            mtbal_context **context, mtbal_diag *diag)
+                            mtbal_context **context, mtbal_arena *arena, mtbal_diag *diag)
 {
+    if (a.calibrate && (a.inference || writes_folder()))
+        return mtbal_fail(diag, MTBAL_USAGE, "--calibrate", "leave one of them out",
+                          "what is calibrated is a step graph, not %s",
+                          a.inference ? "an inference graph" : "--target ort-training");
     if (a.checkpoint && !a.inference)
         return mtbal_fail(diag, MTBAL_USAGE, "--checkpoint", "add --inference",
                           "a checkpoint is read on the way back only");
@@ -436,7 +487,7 @@ static mtbal_status convert(report *r, mtbal_model *model, const mtbal_options *
         return mtbal_fail(diag, MTBAL_USAGE, "--target", "choose from step, ort-training",
                           "there is no target '%s'", a.target);
     MTBAL_TRY(mtbal_rewrite(model, o, context, diag));
-    return mtbal_onnx_write(model, r->out, diag);
+    return a.calibrate ? calibrate(r, model, arena, diag) : mtbal_onnx_write(model, r->out, diag);
 }
 
 static mtbal_status rewrite(report *r, mtbal_model **model, mtbal_arena *arena, mtbal_diag *diag)
@@ -451,7 +502,7 @@ static mtbal_status rewrite(report *r, mtbal_model **model, mtbal_arena *arena, 
     if (mtbal_graph_walk((*model)->graph, count_op, &r->ops) != MTBAL_OK)
         return mtbal_no_memory(diag);
     mtbal_context *context = NULL;
-    MTBAL_TRY(convert(r, *model, &o, &context, diag));
+    MTBAL_TRY(convert(r, *model, &o, &context, arena, diag));
     r->context = context;
     r->seconds = cli_seconds() - start;
     r->bytes_after = size_of(writes_folder() ? "%s/training_model.onnx" : "%s", r->out, arena);
@@ -495,51 +546,33 @@ static void list_operators(void)
     }
 }
 
-static int run(int argc, char **argv, mtbal_arena *arena)
+static mtbal_status work(const char *const *operands, mtbal_arena *arena, mtbal_diag *diag)
 {
-    const char *operands[2];
-    int code = cli_parse(&command, argc, argv, operands, arena);
-    if (code >= 0)
-        return code;
-    if (a.list_passes) {
+    if (a.list_passes)
         list_passes(arena);
-        return 0;
-    }
-    if (a.list_operators) {
+    else if (a.list_operators)
         list_operators();
-        return 0;
-    }
-    mtbal_diag diag = {0};
-    if (!operands[1]) {
-        mtbal_fail(&diag, MTBAL_USAGE, "",
-                   "usage: mtbal-rewrite IN.onnx OUT.onnx [options]; -h lists them",
-                   "%s is missing", operands[0] ? "the output file" : "the input file");
-        return cli_report(command.name, &diag);
-    }
+    if (a.list_passes || a.list_operators)
+        return MTBAL_OK;
+    if (!operands[1])
+        return mtbal_fail(diag, MTBAL_USAGE, "",
+                          "usage: mtbal-rewrite IN.onnx OUT.onnx [options]; -h lists them",
+                          "%s is missing", operands[0] ? "the output file" : "the input file");
     report r = {.in = operands[0], .out = operands[1]};
     mtbal_model *model = NULL;
-    mtbal_status status = rewrite(&r, &model, arena, &diag);
-    if (status != MTBAL_OK)
-        code = cli_report(command.name, &diag);
-    else if (r.context)
+    mtbal_status status = rewrite(&r, &model, arena, diag);
+    if (status == MTBAL_OK && r.context) {
         print_report(&r, arena);
-    else if (!a.quiet) {
+    } else if (status == MTBAL_OK && !a.quiet) {
         printf("%s: %lld bytes, written in %.1f ms\n", r.out, (long long)r.bytes_after,
                1e3 * r.seconds);
         print_emission(&r);
     }
     mtbal_model_free(model);
-    return status == MTBAL_OK ? 0 : code;
+    return status;
 }
 
 int main(int argc, char **argv)
 {
-    mtbal_arena *arena = mtbal_arena_new();
-    if (!arena) {
-        fprintf(stderr, "%s: out of memory\n", command.name);
-        return mtbal_exit_code(MTBAL_NOMEM);
-    }
-    int code = run(argc, argv, arena);
-    mtbal_arena_free(arena);
-    return code;
+    return cli_main(&command, argc, argv, work);
 }

@@ -1,16 +1,18 @@
 /* cli/mtbal-run.c: runs a graph over data. A step graph trains; any other is evaluated. */
 #include "cli/cli.h"
-#include "train/train.h"
+#include "cli/page.h"
+#include "train/trace.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 typedef struct args {
-    const char *data, *inputs, *outputs, *save, *log;
-    int64_t batch, epochs, seed, threads, norm_every, limit, warmup;
-    bool shuffle, cosine, json, quiet, verbose;
+    const char *data, *inputs, *outputs, *save, *log, *report, *checkpoint;
+    int64_t batch, epochs, seed, threads, norm_every, limit, warmup, every;
+    bool shuffle, cosine, resume, json, quiet, verbose;
     cli_pairs set;
+    cli_list metrics;
 } args;
 
 static args a = {.norm_every = 1};
@@ -36,6 +38,13 @@ static const cli_option options[] = {
      "measure norms and cosines on every N-th step (default 1; 0: never)"},
     {"save", 0, CLI_TEXT, &a.save, "OUT.onnx", "write the step graph with its new states"},
     {"log", 0, CLI_TEXT, &a.log, "L.jsonl", "write one JSON object per step"},
+    {"report", 0, CLI_TEXT, &a.report, "R.html", "write a page that shows the training"},
+    {"metric", 0, CLI_TEXTS, &a.metrics, "KIND:PRED,TARGET",
+     "print accuracy, rmse, nrmse or mae of an output against an\narray of the data (repeatable)"},
+    {"checkpoint", 0, CLI_TEXT, &a.checkpoint, "FILE", "default, with --save: OUT.onnx.checkpoint"},
+    {"checkpoint-every", 0, CLI_COUNT, &a.every, "N", "steps between two (default: half a minute)"},
+    {"resume", 0, CLI_FLAG, &a.resume, NULL,
+     "go on from the checkpoint, if there is one, to the same bits"},
     {"json", 0, CLI_FLAG, &a.json, NULL, "print the summary as JSON"},
     {"verbose", 'v', CLI_FLAG, &a.verbose, NULL, "print every step"},
     {"quiet", 'q', CLI_FLAG, &a.quiet, NULL, "print errors only"},
@@ -69,41 +78,22 @@ typedef struct run {
     reading *readings; /* [noutputs] */
     mtbal_data *data;
     mtbal_arena *arena;
-    FILE *log;
+    cli_log log;
+    cli_progress progress;
+    mtbal_trace *trace;
     mtbal_collect *collect;
+    mtbal_metric *metrics; /* [a.metrics.count] */
+    mtbal_metric_sum *sums;
     tally *tallies; /* [ntasks] of the present epoch */
     int64_t epoch, steps;
     double started, computing;
-    double total;
+    double total, lr; /* of the last step; before any schedule */
+    mtbal_snapshot *snapshot;
+    int64_t next; /* step */
+    double saved; /* when: mtbal_snapshot_due */
 } run;
 
 /* ------------------------------------------------------------------ per step */
-
-static void log_object(cli_json *json, const char *key, const mtbal_session *s,
-                       const double *values)
-{
-    json_open(json, key, '{');
-    for (int i = 0; i < s->ntasks; i++)
-        json_number(json, s->tasks[i], values[i]);
-    json_close(json, '}');
-}
-
-static void log_step(run *r, const mtbal_record *record)
-{
-    cli_json json = {.to = r->log};
-    json_open(&json, NULL, '{');
-    json_int(&json, "step", record->step);
-    json_int(&json, "epoch", record->epoch);
-    json_number(&json, "lr", record->lr);
-    json_number(&json, "total", record->total);
-    json_number(&json, "seconds", record->seconds);
-    log_object(&json, "loss", r->session, record->loss);
-    if (record->measured)
-        log_object(&json, "grad_norm", r->session, record->grad_norm);
-    log_object(&json, "weight", r->session, record->weight);
-    json_close(&json, '}');
-    fputc('\n', r->log);
-}
 
 static double mean(double sum, int64_t count)
 {
@@ -131,7 +121,7 @@ static void end_epoch(run *r)
     int64_t every = a.epochs > 10 ? a.epochs / 10 : 1;
     snprintf(head, sizeof head, "epoch %lld ", (long long)r->epoch + 1);
     if ((r->epoch + 1) % every == 0 && !a.quiet && !a.json && r->session->ntasks &&
-        r->session->is_step && !a.verbose)
+        r->session->is_step && !a.verbose && !r->progress.live)
         print_tallies(r, head);
 }
 
@@ -143,6 +133,8 @@ static void add_tally(run *r, const mtbal_record *record)
             double first = r->tallies[i].first_loss;
             r->tallies[i] = (tally){.first_loss = first};
         }
+        for (int m = 0; m < a.metrics.count && r->session->is_step; m++)
+            r->sums[m] = (mtbal_metric_sum){0};
         r->epoch = record->epoch;
     }
     for (int i = 0; i < r->session->ntasks; i++) {
@@ -168,6 +160,26 @@ static void print_step(const run *r, const mtbal_record *record)
     printf("\n");
 }
 
+static void show_progress(run *r, const mtbal_record *record)
+{
+    const mtbal_session *s = r->session;
+    enum { MOST = 64 };
+    cli_progress_row rows[MOST];
+    int n = 0;
+    char what[96];
+    if (!cli_progress_due(&r->progress))
+        return;
+    for (; n < s->ntasks && n < MOST; n++) {
+        const tally *t = &r->tallies[n];
+        rows[n] = (cli_progress_row){s->tasks[n], mean(t->loss, t->count),
+                                     mean(t->grad_norm, t->measured), mean(t->weight, t->count)};
+    }
+    snprintf(what, sizeof what, "epoch %lld  step %lld of %lld", (long long)record->epoch + 1,
+             (long long)record->step + 1, (long long)record->steps_total);
+    cli_progress_draw(&r->progress, what, (double)(record->step + 1) / (double)record->steps_total,
+                      n, rows);
+}
+
 static mtbal_status on_step(void *context, const mtbal_record *record, mtbal_diag *diag)
 {
     run *r = context;
@@ -175,59 +187,71 @@ static mtbal_status on_step(void *context, const mtbal_record *record, mtbal_dia
     r->steps++;
     r->computing += record->seconds;
     r->total = record->total;
+    r->lr = record->program->lr;
     for (int i = 0; i < r->session->noutputs && !r->session->is_step; i++) {
         double x = mtbal_program_scalar(record->program, r->session->outputs[i]);
         r->readings[i].sum += x * (double)record->samples;
         r->readings[i].samples += (double)record->samples;
     }
-    if (r->log)
-        log_step(r, record);
+    for (int m = 0; m < a.metrics.count; m++)
+        MTBAL_TRY(mtbal_metric_add(&r->metrics[m], record->program, r->data, record->order,
+                                   record->samples, &r->sums[m], diag));
+    cli_log_step(&r->log, CLI_ALL_TASKS, record);
+    if (r->trace)
+        mtbal_trace_step(r->trace, 0, record);
     if (a.verbose && !a.quiet && !a.json)
         print_step(r, record);
+    show_progress(r, record);
     return r->collect ? mtbal_collect_step(r->collect, record, diag) : MTBAL_OK;
 }
 
 /* ------------------------------------------------------------------ the summary */
 
-static void summary_table(const run *r)
+static void summary_table(const run *r, cli_table *table)
 {
     static const char *const heads[] = {"task",          "first loss", "loss",
                                         "gradient norm", "weight",     "weight x norm"};
-    cli_table table;
-    cli_table_init(&table, r->arena, 6, heads);
+    cli_table_init(table, r->arena, 6, heads);
     for (int i = 0; i < r->session->ntasks; i++) {
         const tally *t = &r->tallies[i];
         double norm = mean(t->grad_norm, t->measured), weight = mean(t->weight, t->count);
-        cli_cell(&table, "%s", r->session->tasks[i]);
-        cli_cell(&table, "%.6g", t->first_loss);
-        cli_cell(&table, "%.6g", mean(t->loss, t->count));
-        const double cells[] = {norm, weight, norm * weight};
-        for (int k = 0; k < 3; k++)
-            if (isfinite(cells[k]))
-                cli_cell(&table, "%.4g", cells[k]);
-            else
-                cli_cell(&table, "-");
+        cli_cell(table, "%s", r->session->tasks[i]);
+        cli_cell(table, "%.6g", t->first_loss);
+        cli_cell(table, "%.6g", mean(t->loss, t->count));
+        cli_number_cell(table, "%.4g", norm);
+        cli_number_cell(table, "%.4g", weight);
+        cli_number_cell(table, "%.4g", norm * weight);
     }
-    printf("\n");
-    cli_table_print(stdout, &table);
 }
 
-static void readings_table(const run *r)
+/* Means of what a graph that is evaluated gave; metrics of any graph. */
+static void readings_table(const run *r, cli_table *table)
 {
     static const char *const heads[] = {"output", "mean"};
-    cli_table table;
-    cli_table_init(&table, r->arena, 2, heads);
-    for (int i = 0; i < r->session->noutputs; i++) {
+    cli_table_init(table, r->arena, 2, heads);
+    for (int i = 0; i < r->session->noutputs && !r->session->is_step; i++) {
         double mean = r->readings[i].sum / r->readings[i].samples;
         if (isfinite(mean)) {
-            cli_cell(&table, "%s", r->session->outputs[i]);
-            cli_cell(&table, "%.6g", mean);
+            cli_cell(table, "%s", r->session->outputs[i]);
+            cli_cell(table, "%.6g", mean);
         }
     }
-    if (table.nrows > 2) {
-        printf("\n");
-        cli_table_print(stdout, &table);
+    for (int m = 0; m < a.metrics.count; m++) {
+        const mtbal_metric *metric = &r->metrics[m];
+        cli_cell(table, "%s of %s", metric->kind->name, metric->prediction);
+        cli_cell(table, "%.4g%s%s", mtbal_metric_value(metric, &r->sums[m]),
+                 *metric->kind->unit ? " " : "", metric->kind->unit);
     }
+}
+
+static void print_table(const run *r, void (*make)(const run *r, cli_table *table))
+{
+    cli_table table;
+    make(r, &table);
+    if (table.nrows == table.ncolumns) /* heads only */
+        return;
+    printf("\n");
+    cli_table_print(stdout, &table);
 }
 
 static void print_summary(const run *r)
@@ -253,6 +277,15 @@ static void print_summary(const run *r)
             json_close(&json, '}');
         }
         json_close(&json, '}');
+        json_open(&json, "metrics", '[');
+        for (int m = 0; m < a.metrics.count; m++) {
+            json_open(&json, NULL, '{');
+            json_text(&json, "kind", r->metrics[m].kind->name);
+            json_text(&json, "output", r->metrics[m].prediction);
+            json_number(&json, "value", mtbal_metric_value(&r->metrics[m], &r->sums[m]));
+            json_close(&json, '}');
+        }
+        json_close(&json, ']');
         json_close(&json, '}');
         printf("\n");
         return;
@@ -260,14 +293,71 @@ static void print_summary(const run *r)
     if (a.quiet)
         return;
     if (r->session->is_step)
-        summary_table(r);
-    else
-        readings_table(r);
+        print_table(r, summary_table);
+    print_table(r, readings_table);
     printf("\n  %lld steps in %.2f s, %.3f ms a step\n", (long long)r->steps, elapsed,
            1e3 * mean(r->computing, r->steps));
 }
 
+/* ------------------------------------------------------------------ the page */
+
+static void facts_table(const run *r, cli_table *table)
+{
+    const mtbal_session *s = r->session;
+    cli_facts_table(table, r->arena, s->path);
+    cli_cell(table, "data");
+    cli_cell(table, "%s, %lld samples, %lld a step", r->data->path, (long long)r->data->samples,
+             (long long)r->data->batch);
+    cli_cell(table, "length");
+    cli_cell(table, "%lld steps, %lld epochs", (long long)r->steps, (long long)r->epoch + 1);
+    cli_cell(table, "learning rate");
+    cli_cell(table, "%.4g%s", r->lr, a.cosine ? ", falls to 0" : "");
+    cli_cell(table, "order");
+    cli_cell(table, a.shuffle ? "shuffled, seed %lld" : "as the data lies (seed %lld)",
+             (long long)a.seed);
+    for (int i = 0; i < a.set.count; i++) {
+        cli_cell(table, "--set %s", a.set.items[i].name);
+        cli_cell(table, "%s", a.set.items[i].value);
+    }
+    cli_cell(table, "time");
+    cli_cell(table, "%.2f s, %.3f ms a step, %d threads", cli_seconds() - r->started,
+             1e3 * mean(r->computing, r->steps), s->options.threads);
+}
+
+static mtbal_status write_report(const run *r, mtbal_diag *diag)
+{
+    cli_page page;
+    cli_table table;
+    const char *const *names = r->session->tasks;
+    const char *title = mtbal_arena_printf(r->arena, "Training of %s", r->session->path);
+    MTBAL_TRY(cli_page_open(&page, title ? title : "", cli_pull_verdict(r->trace, names, r->arena),
+                            diag));
+    cli_page_heading(&page, "Where it ended", "Means over the last epoch.");
+    summary_table(r, &table);
+    cli_page_table(&page, &table);
+    readings_table(r, &table);
+    if (a.metrics.count)
+        cli_page_table(&page, &table);
+    cli_page_training(&page, r->arena, "The training, step by step", r->trace, names);
+    cli_page_heading(&page, "Settings", NULL);
+    facts_table(r, &table);
+    cli_page_table(&page, &table);
+    return cli_page_close(&page, a.report, diag);
+}
+
 /* ------------------------------------------------------------------ the work */
+
+static mtbal_status parse_metrics(run *r, mtbal_diag *diag)
+{
+    size_t n = (size_t)a.metrics.count + 1;
+    r->metrics = mtbal_arena_array(r->arena, n, sizeof *r->metrics);
+    r->sums = mtbal_arena_array(r->arena, n, sizeof *r->sums);
+    if (!r->metrics || !r->sums)
+        return mtbal_no_memory(diag);
+    for (int m = 0; m < a.metrics.count; m++)
+        MTBAL_TRY(mtbal_metric_parse(a.metrics.items[m], r->arena, &r->metrics[m], diag));
+    return MTBAL_OK;
+}
 
 static mtbal_status settings(run *r, mtbal_session_options *o, mtbal_diag *diag)
 {
@@ -285,77 +375,177 @@ static mtbal_status open_all(run *r, const char *model, mtbal_diag *diag)
         return mtbal_fail(diag, MTBAL_USAGE, "--data", "leave one of them out",
                           "--data and --inputs exclude each other");
     MTBAL_TRY(settings(r, &o, diag));
+    MTBAL_TRY(parse_metrics(r, diag));
     MTBAL_TRY(mtbal_session_open(model, &o, &r->session, diag));
-    if (a.save && !r->session->is_step)
+    if ((a.save || a.report) && !r->session->is_step)
         return mtbal_fail(diag, MTBAL_USAGE, model, "make a step graph with mtbal-rewrite first",
-                          "--save: this model has no states to save");
+                          a.save ? "--save: this model has no states to save"
+                                 : "--report shows a training, and this model has no states");
     MTBAL_TRY(
         mtbal_data_open(r->session, a.data ? a.data : a.inputs, !a.data, a.batch, &r->data, diag));
     r->tallies = mtbal_arena_array(r->arena, (size_t)r->session->ntasks + 1, sizeof *r->tallies);
     r->readings =
         mtbal_arena_array(r->arena, (size_t)r->session->noutputs + 1, sizeof *r->readings);
     r->collect = a.outputs ? mtbal_collect_new(r->session) : NULL;
-    if (!r->tallies || !r->readings || (a.outputs && !r->collect))
+    r->trace = a.report ? mtbal_trace_new(r->session->ntasks) : NULL;
+    if (!r->tallies || !r->readings || (a.outputs && !r->collect) || (a.report && !r->trace))
         return mtbal_no_memory(diag);
-    if (!a.log)
-        return MTBAL_OK;
-    r->log = fopen(a.log, "w");
-    return r->log ? MTBAL_OK
-                  : mtbal_fail(diag, MTBAL_IO, a.log, "is the folder there and writable?",
-                               "cannot be written");
+    return MTBAL_OK;
 }
 
-static mtbal_status close_log(run *r, mtbal_diag *diag)
+/* ------------------------------------------------------------------ checkpoints */
+
+enum { PIECES = 9 + MTBAL_TRACE_PIECES };
+
+/* All that a training is, beside its states. */
+static int list_pieces(run *r, mtbal_piece pieces[PIECES])
 {
-    if (!r->log)
-        return MTBAL_OK;
-    bool failed = ferror(r->log);
-    failed = fclose(r->log) || failed;
-    r->log = NULL;
-    return failed ? mtbal_fail(diag, MTBAL_IO, a.log, "is the disk full?", "could not be written")
-                  : MTBAL_OK;
+    const mtbal_piece all[] = {
+        {"next", &r->next, sizeof r->next},
+        {"epoch", &r->epoch, sizeof r->epoch},
+        {"steps", &r->steps, sizeof r->steps},
+        {"seconds", &r->computing, sizeof r->computing},
+        {"total", &r->total, sizeof r->total},
+        {"lr", &r->lr, sizeof r->lr},
+        {"tallies", r->tallies, (size_t)r->session->ntasks * sizeof *r->tallies},
+        {"metrics", r->sums, (size_t)a.metrics.count * sizeof *r->sums},
+        cli_log_piece(&r->log, CLI_ALL_TASKS),
+    };
+    const int count = sizeof all / sizeof *all;
+    memcpy(pieces, all, sizeof all);
+    if (r->trace)
+        mtbal_trace_pieces(r->trace, pieces + count);
+    return count + (r->trace ? MTBAL_TRACE_PIECES : 0);
 }
 
-static mtbal_status work(run *r, const char *model, mtbal_diag *diag)
+static mtbal_status between(void *context, int64_t next, mtbal_diag *diag)
+{
+    run *r = context;
+    mtbal_piece pieces[PIECES];
+    if (!mtbal_snapshot_due(r->snapshot, next, &r->saved))
+        return MTBAL_OK;
+    r->next = next;
+    MTBAL_TRY(cli_log_sync(&r->log, diag));
+    return mtbal_snapshot_save(r->snapshot, 0, r->session, list_pieces(r, pieces), pieces, diag);
+}
+
+/* What must be as it was, for a checkpoint to give the same bits; threads need not. */
+static mtbal_status tie(const run *r, mtbal_diag *diag)
+{
+    uint64_t graph, data, metrics = 0;
+    for (int m = 0; m < a.metrics.count; m++)
+        metrics = mtbal_fingerprint(metrics, a.metrics.items[m], strlen(a.metrics.items[m]));
+    MTBAL_TRY(mtbal_fingerprint_model(r->session->path, "", &graph, diag));
+    MTBAL_TRY(mtbal_fingerprint_file(a.data ? a.data : a.inputs, &data, diag));
+    const mtbal_session_options *o = &r->session->options;
+    const mtbal_tie ties[] = {
+        {"command", 2, MTBAL_USAGE},
+        {"step graph", graph, MTBAL_INVALID},
+        {a.data ? "--data" : "--inputs", data, MTBAL_INVALID},
+        {"--set", mtbal_fingerprint_settings(o->nset, o->set), MTBAL_USAGE},
+        {"--batch", (uint64_t)a.batch, MTBAL_USAGE},
+        {"--epochs", (uint64_t)a.epochs, MTBAL_USAGE},
+        {"--limit", (uint64_t)a.limit, MTBAL_USAGE},
+        {"--shuffle", a.shuffle, MTBAL_USAGE},
+        {"--seed", (uint64_t)a.seed, MTBAL_USAGE},
+        {"--cosine", a.cosine, MTBAL_USAGE},
+        {"--warmup", (uint64_t)a.warmup, MTBAL_USAGE},
+        {"--norm-every", (uint64_t)a.norm_every, MTBAL_USAGE},
+        {"--metric", metrics, MTBAL_USAGE},
+        {"choice of --log", a.log != NULL, MTBAL_USAGE},
+        {"choice of --report", a.report != NULL, MTBAL_USAGE},
+    };
+    return mtbal_snapshot_tie(r->snapshot, sizeof ties / sizeof *ties, ties, diag);
+}
+
+static mtbal_status restore(run *r, mtbal_diag *diag)
+{
+    mtbal_piece pieces[PIECES];
+    size_t size;
+    const void *states = mtbal_snapshot_find(r->snapshot, 0, "states", &size);
+    MTBAL_TRY(mtbal_loop_restore(r->session, r->data, a.norm_every > 0, states, size, diag));
+    return mtbal_snapshot_load(r->snapshot, 0, list_pieces(r, pieces), pieces, diag);
+}
+
+/* The log as it was when the checkpoint was written. */
+static mtbal_status open_log(run *r, mtbal_diag *diag)
+{
+    size_t size;
+    const void *lines = mtbal_snapshot_find(r->snapshot, 0, "lines", &size);
+    int64_t *kept = mtbal_arena_array(r->arena, (size_t)r->session->ntasks + 1, sizeof *kept);
+    if (!kept)
+        return mtbal_no_memory(diag);
+    if (size == sizeof *kept)
+        memcpy(&kept[r->session->ntasks], lines, size);
+    return cli_log_open(&r->log, a.log, r->session, lines ? kept : NULL, diag);
+}
+
+static mtbal_status open_checkpoint(run *r, mtbal_diag *diag)
+{
+    const mtbal_snapshot_options o = {.path = a.checkpoint,
+                                      .output = a.outputs ? NULL : a.save,
+                                      .every = a.every,
+                                      .resume = a.resume,
+                                      .stop = &cli_stop};
+    if ((a.checkpoint || a.resume) && (a.outputs || !r->session->is_step))
+        return mtbal_fail(diag, MTBAL_USAGE, a.checkpoint ? "--checkpoint" : "--resume",
+                          "leave it out", "%s",
+                          a.outputs ? "a checkpoint does not hold what --outputs collects"
+                                    : "this model has no states to go on with");
+    MTBAL_TRY(mtbal_snapshot_open(&o, &r->snapshot, diag));
+    if (mtbal_snapshot_path(r->snapshot))
+        MTBAL_TRY(tie(r, diag));
+    if (!a.quiet)
+        cli_note_resume(r->snapshot, a.resume);
+    MTBAL_TRY(open_log(r, diag));
+    return mtbal_snapshot_resumed(r->snapshot) ? restore(r, diag) : MTBAL_OK;
+}
+
+static mtbal_status train(run *r, const char *model, mtbal_diag *diag)
 {
     MTBAL_TRY(open_all(r, model, diag));
+    MTBAL_TRY(open_checkpoint(r, diag));
     mtbal_loop_options loop = {.epochs = a.epochs,
                                .limit = a.limit,
                                .norm_every = a.norm_every,
                                .shuffle = a.shuffle,
                                .seed = (uint64_t)a.seed,
-                               .schedule = {a.warmup, a.cosine ? MTBAL_WHOLE_RUN : 0}};
+                               .schedule = {a.warmup, a.cosine ? MTBAL_WHOLE_RUN : 0},
+                               .first = r->next,
+                               .between = between};
     r->started = cli_seconds();
-    MTBAL_TRY(mtbal_loop_run(r->session, r->data, &loop, on_step, r, diag));
+    cli_progress_begin(&r->progress, !a.quiet && !a.json && !a.verbose && r->session->is_step);
+    mtbal_status status = mtbal_loop_run(r->session, r->data, &loop, on_step, r, diag);
+    cli_progress_end(&r->progress);
+    MTBAL_TRY(status);
     end_epoch(r);
-    MTBAL_TRY(close_log(r, diag));
+    MTBAL_TRY(cli_log_close(&r->log, diag));
     if (r->collect)
         MTBAL_TRY(mtbal_collect_write(r->collect, a.outputs, diag));
     if (a.save)
         MTBAL_TRY(mtbal_session_save(r->session, a.save, diag));
+    if (a.report)
+        MTBAL_TRY(write_report(r, diag));
     print_summary(r);
     return MTBAL_OK;
 }
 
+static mtbal_status work(const char *const *operands, mtbal_arena *arena, mtbal_diag *diag)
+{
+    run r = {.arena = arena};
+    mtbal_diag ignored;
+    cli_catch_signals();
+    mtbal_status status = train(&r, operands[0], diag);
+    cli_log_close(&r.log, &ignored);
+    mtbal_snapshot_close(r.snapshot, status == MTBAL_OK);
+    mtbal_trace_free(r.trace);
+    mtbal_collect_free(r.collect);
+    mtbal_data_close(r.data);
+    mtbal_session_close(r.session);
+    return status;
+}
+
 int main(int argc, char **argv)
 {
-    mtbal_arena *arena = mtbal_arena_new();
-    if (!arena) {
-        fprintf(stderr, "%s: out of memory\n", command.name);
-        return mtbal_exit_code(MTBAL_NOMEM);
-    }
-    const char *operands[1];
-    int code = cli_parse(&command, argc, argv, operands, arena);
-    if (code < 0) {
-        run r = {.arena = arena};
-        mtbal_diag diag = {0};
-        code = work(&r, operands[0], &diag) == MTBAL_OK ? 0 : cli_report(command.name, &diag);
-        if (r.log)
-            fclose(r.log);
-        mtbal_collect_free(r.collect);
-        mtbal_data_close(r.data);
-        mtbal_session_close(r.session);
-    }
-    mtbal_arena_free(arena);
-    return code;
+    return cli_main(&command, argc, argv, work);
 }

@@ -1,9 +1,9 @@
 /* cli/out.c: what the commands print for people. */
 #include "cli/cli.h"
 
+#include <math.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 int cli_report(const char *command, const mtbal_diag *diag)
 {
@@ -32,9 +32,11 @@ const char *cli_bytes(char buffer[32], double bytes)
     return buffer;
 }
 
-bool cli_is_terminal(FILE *file)
+void cli_number_cell(cli_table *table, const char *format, double x)
 {
-    return isatty(fileno(file)) == 1;
+    char text[32];
+    snprintf(text, sizeof text, format, x);
+    cli_cell(table, "%s", isfinite(x) ? text : "-");
 }
 
 static void add_cell(cli_table *table, const char *text)
@@ -76,13 +78,21 @@ void cli_cell(cli_table *table, const char *format, ...)
         table->failed = true;
 }
 
-/* Characters on the screen: UTF-8 continuation bytes do not count. */
-static int width_of(const char *text)
+int cli_letters(const char *text)
 {
-    int width = 0;
+    int letters = 0;
     for (; *text; text++)
-        width += (*text & 0xC0) != 0x80;
-    return width;
+        letters += (*text & 0xC0) != 0x80; /* continuation bytes do not count */
+    return letters;
+}
+
+int cli_bytes_of(const char *text, int letters)
+{
+    int bytes = 0;
+    for (; text[bytes]; bytes++)
+        if ((text[bytes] & 0xC0) != 0x80 && letters-- == 0)
+            break;
+    return bytes;
 }
 
 static bool is_number(const char *text)
@@ -90,18 +100,27 @@ static bool is_number(const char *text)
     return *text && strchr("0123456789+-.", *text);
 }
 
+void cli_table_numbers(const cli_table *table, bool *number)
+{
+    int n = table->ncolumns;
+    for (int c = 0; c < n; c++)
+        number[c] = false;
+    for (int i = n; i < table->nrows; i++)
+        number[i % n] = number[i % n] || (!table->plain && is_number(table->cells[i]));
+}
+
 void cli_table_print(FILE *to, const cli_table *table)
 {
     int rows = table->nrows / table->ncolumns, n = table->ncolumns;
-    int width[32] = {0};
-    bool number[32] = {false};
+    int width[CLI_MAX_COLUMNS] = {0};
+    bool number[CLI_MAX_COLUMNS];
+    cli_table_numbers(table, number);
     for (int i = 0; i < rows * n; i++) {
-        int c = i % n, w = width_of(table->cells[i]);
+        int c = i % n, w = cli_letters(table->cells[i]);
         width[c] = w > width[c] ? w : width[c];
-        number[c] = number[c] || (i >= n && is_number(table->cells[i]));
     }
     for (int i = 0; i < rows * n; i++) {
-        int c = i % n, pad = width[c] - width_of(table->cells[i]);
+        int c = i % n, pad = width[c] - cli_letters(table->cells[i]);
         bool last = c == n - 1;
         fprintf(to, "%s%*s%s%*s%s", c ? "  " : "  ", number[c] ? pad : 0, "", table->cells[i],
                 number[c] || last ? 0 : pad, "", last ? "\n" : "");

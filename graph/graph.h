@@ -34,7 +34,8 @@ typedef enum mtbal_status {
     MTBAL_UNSUPPORTED = 3, /* not differentiable, or not implemented */
     MTBAL_INVALID = 4,     /* bad model or data */
     MTBAL_IO = 5,          /* a file could not be read or written */
-    MTBAL_NOMEM = 6
+    MTBAL_INTERRUPTED = 6, /* told to stop, before the work was done */
+    MTBAL_NOMEM = 7
 } mtbal_status;
 
 /* One message for a person: where it is wrong, what is wrong, what to do. Fixed size, so that

@@ -113,7 +113,7 @@ static mtbal_status forget_node(mtbal_node *node, void *context)
     for (mtbal_attr *a = node->attrs; a; a = a->next)
         for (int i = 0; a->g && i < a->g->ninputs; i++)
             if (!a->g->inputs[i]->is_initializer)
-                a->g->inputs[i]->content = NULL;
+                forget_value(a->g->inputs[i]);
     return MTBAL_OK;
 }
 

@@ -181,7 +181,9 @@ static Onnx__ValueInfoProto *build_info(builder *b, const mtbal_value *value,
         *fresh = *info;
     if (!named)
         fresh->name = writable(value->name);
-    if (typed && value->type.kind != MTBAL_OTHER) {
+    bool nothing_known = value->type.kind == MTBAL_TENSOR &&
+                         value->type.dtype == MTBAL_UNDEFINED && value->type.rank < 0;
+    if (typed && !nothing_known && value->type.kind != MTBAL_OTHER) {
         Onnx__TypeProto *type = mtbal_type_to_proto(&value->type, b->arena);
         if (!type)
             goto out_of_memory;

@@ -123,9 +123,24 @@ static mtbal_tensor *float_constant(const mtbal_node *node)
                                                                                           : NULL;
 }
 
-/* A float Constant that is used as a weight becomes an initializer of the same name. */
+/* Where initializers hold the weights, a Constant is a constant: a mask, a table of positions, the
+ * scale of one that an exporter needs. */
+static bool initializers_hold_weights(const mtbal_graph *graph)
+{
+    for (int i = 0; i < graph->ninitializers; i++) {
+        const mtbal_tensor *t = graph->initializers[i]->tensor;
+        if (t && mtbal_dtype_is_float(t->dtype) && t->count > 1)
+            return true;
+    }
+    return false;
+}
+
+/* A float Constant becomes an initializer of the same name where --train names it, or where it is
+ * used as a weight in a model that has all of its weights in Constants. */
 mtbal_status mtbal_pass_hoist(mtbal_context *c)
 {
+    const mtbal_options *o = c->options;
+    bool plain = initializers_hold_weights(c->graph);
     mtbal_names names = {0};
     mtbal_uses *uses = mtbal_uses_new(c->model, c->graph, c->model->arena);
     if (!uses)
@@ -133,8 +148,10 @@ mtbal_status mtbal_pass_hoist(mtbal_context *c)
     for (mtbal_node *node = c->graph->first, *next; node; node = next) {
         mtbal_tensor *t = float_constant(node);
         next = node->next;
-        if (!t || t->rank < 1 || node->out[0]->is_output ||
-            !used_as_weight(uses, node->out[0], t->count == 1))
+        if (!t || t->rank < 1 || node->out[0]->is_output)
+            continue;
+        if (!(o->ntrain && any_glob(o->train, o->ntrain, node->out[0]->name)) &&
+            (plain || !used_as_weight(uses, node->out[0], t->count == 1)))
             continue;
         mtbal_value *v = node->out[0];
         MTBAL_TRY(mtbal_tensor_load(c->model, t, c->diag));

@@ -140,7 +140,8 @@ mtbal_status mtbal_pass_metadata(mtbal_context *c)
     MTBAL_TRY(set_names(c, "mtbal.inputs", c->inputs, c->ninputs));
     MTBAL_TRY(set_names(c, "mtbal.outputs", c->outputs, c->noutputs));
     if (mtbal_property_set(c->model, "mtbal.version", "1") != MTBAL_OK ||
-        mtbal_property_set(c->model, "mtbal.balance", c->options->balance) != MTBAL_OK)
+        mtbal_property_set(c->model, "mtbal.balance", c->options->balance) != MTBAL_OK ||
+        mtbal_property_set(c->model, "mtbal.optimizer", c->options->optimizer) != MTBAL_OK)
         return mtbal_no_memory(c->diag);
     return MTBAL_OK;
 }

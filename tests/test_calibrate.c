@@ -298,6 +298,8 @@ static const bad bads[] = {
      MTBAL_CHECK, "is 0, no weight"},
     {"not finite at the start", "  p = Mul(w, y)\n  s = Sqrt(p)\n", 0.01, 0, 320, 5, 10, "floor",
      false, MTBAL_CHECK, "its gradient is"},
+    {"no loss at the start", "  p = Mul(w, y)\n  s = Log(p)\n", 0.01, -1, 320, 5, 10, "floor",
+     false, MTBAL_CHECK, "its loss is"},
     {"diverges to infinity", SQUARE, 1e4, NAN, 320, 20, 10, "floor", false, MTBAL_CHECK,
      "diverges"},
     {"diverges slowly", SQUARE, 1.01, NAN, 320, 10, 10, "floor", false, MTBAL_CHECK, "diverges"},
@@ -342,6 +344,36 @@ START_TEST(test_bad)
 }
 END_TEST
 
+/* Graphs that cannot be calibrated, and what is not to be given. */
+START_TEST(test_bad_graph)
+{
+    static const struct {
+        const char *balance, *optimizer, *set;
+        mtbal_status status;
+        const char *says;
+    } cases[] = {{"equal", "sgd", "lr", MTBAL_INVALID, "no calibration"},
+                 {"calibrated", "none", NULL, MTBAL_INVALID, "does not train"},
+                 {"calibrated", "sgd", "mtbal/calibration/a", MTBAL_USAGE, "what is measured"},
+                 {"calibrated", "sgd", "calibration/b", MTBAL_USAGE, "what is measured"},
+                 {"calibrated", "sgd", "learning", MTBAL_USAGE, "no such input"}};
+    mtbal_options rewrite = plain(cases[_i].optimizer, MTBAL_OUT_NORMS);
+    mtbal_arena *arena = mtbal_arena_new();
+    mtbal_calibration *results;
+    mtbal_setting set = {cases[_i].set, INFINITY};
+    mtbal_diag diag = {0};
+    int count;
+    rewrite.balance = cases[_i].balance;
+    steps_write(steps_parse(scalar_text), &rewrite, files_path("step.onnx"));
+    write_targets(files_path("y.npz"), 320, 0, 1);
+    mtbal_calibrate_options o = options_for("y.npz");
+    o.set = &set, o.nset = cases[_i].set != NULL;
+    ck_assert_int_eq(mtbal_calibrate(&o, arena, &results, &count, NULL, NULL, &diag),
+                     cases[_i].status);
+    ck_assert_msg(strstr(diag.what, cases[_i].says) && *diag.hint, "%s: %s", diag.what, diag.hint);
+    mtbal_arena_free(arena);
+}
+END_TEST
+
 /* heads where nothing is shared. */
 START_TEST(test_nothing_shared)
 {
@@ -358,6 +390,98 @@ START_TEST(test_nothing_shared)
     o.measure = "heads";
     ck_assert_int_eq(mtbal_calibrate(&o, arena, &results, &count, NULL, NULL, &diag), MTBAL_USAGE);
     ck_assert_msg(strstr(diag.what, "share"), "%s", diag.what);
+    mtbal_arena_free(arena);
+}
+END_TEST
+
+/* ------------------------------------------------------------------ several at a time */
+
+/* Losses of five tasks of one parameter. `steep` diverges at this learning rate. */
+static void write_five(const char *third, const char *fourth)
+{
+    char text[2048];
+    mtbal_options rewrite = plain("sgd", MTBAL_OUT_NORMS);
+    snprintf(text, sizeof text,
+             "<ir_version: 8, opset_import: [\"\" : 17]>\n"
+             "g (float[n,1] y) => (float a, float b, float c, float d, float e) "
+             "<float[1] w = {0.5}, float[1] large = {1e8}> {\n"
+             "  u = Sub(w, y)\n  s = Mul(u, u)\n  q = Mul(s, s)\n  r = Abs(u)\n"
+             "  steep = Mul(q, large)\n"
+             "  a = ReduceMean<keepdims = 0>(s)\n  b = ReduceMean<keepdims = 0>(q)\n"
+             "  c = ReduceMean<keepdims = 0>(%s)\n  d = ReduceMean<keepdims = 0>(%s)\n"
+             "  e = ReduceMean<keepdims = 0>(r)\n}\n",
+             third, fourth);
+    steps_write(steps_parse(text), &rewrite, files_path("step.onnx"));
+    write_targets(files_path("y.npz"), 320, 0, 1);
+}
+
+static int told;
+
+static void count_epochs(void *context, const mtbal_calibrate_progress *progress)
+{
+    (void)context, (void)progress;
+    told++;
+}
+
+static mtbal_status with_jobs(int jobs, mtbal_calibration **results, mtbal_arena *arena,
+                              mtbal_diag *diag)
+{
+    int count;
+    mtbal_calibrate_options o = options_for("y.npz");
+    o.max_epochs = 30, o.jobs = jobs, o.threads = jobs % 2;
+    o.valid = o.data;
+    told = 0;
+    return mtbal_calibrate(&o, arena, results, &count, count_epochs, NULL, diag);
+}
+
+/* All numbers are the same; every epoch is told of. */
+START_TEST(test_jobs)
+{
+    static const int jobs[] = {2, 3, 5, 64};
+    mtbal_arena *arena = mtbal_arena_new();
+    mtbal_calibration *wanted, *found;
+    mtbal_diag diag = {0};
+    int epochs = 0;
+    write_five("q", "r");
+    steps_ok(with_jobs(1, &wanted, arena, &diag));
+    for (int i = 0; i < 5; i++)
+        epochs += (int)wanted[i].epochs;
+    ck_assert_int_eq(told, epochs);
+    for (size_t k = 0; k < sizeof jobs / sizeof *jobs; k++) {
+        steps_ok(with_jobs(jobs[k], &found, arena, &diag));
+        ck_assert_int_eq(told, epochs);
+        for (int i = 0; i < 5; i++) {
+            const mtbal_calibration *x = &wanted[i], *y = &found[i];
+            const double pairs[][2] = {{x->g, y->g},
+                                       {x->rms_start, y->rms_start},
+                                       {x->rms_run, y->rms_run},
+                                       {x->rms_end, y->rms_end},
+                                       {x->rms_heldout, y->rms_heldout},
+                                       {x->snr, y->snr},
+                                       {x->loss, y->loss},
+                                       {x->best_valid, y->best_valid}};
+            ck_assert_int_eq(x->epochs, y->epochs);
+            for (size_t p = 0; p < sizeof pairs / sizeof *pairs; p++)
+                ck_assert_msg(!memcmp(&pairs[p][0], &pairs[p][1], sizeof(double)),
+                              "%d jobs, task %d: number %zu is %.17g, not %.17g", jobs[k], i, p,
+                              pairs[p][1], pairs[p][0]);
+        }
+    }
+    mtbal_arena_free(arena);
+}
+END_TEST
+
+/* Of two tasks that fail, the first one is told of, however many run. */
+START_TEST(test_failing_jobs)
+{
+    mtbal_arena *arena = mtbal_arena_new();
+    mtbal_calibration *results;
+    write_five("steep", "steep");
+    for (int jobs = 1; jobs <= 5; jobs++) {
+        mtbal_diag diag = {0};
+        ck_assert_int_eq(with_jobs(jobs, &results, arena, &diag), MTBAL_CHECK);
+        ck_assert_msg(!strncmp(diag.what, "c diverges", 10), "%d jobs: %s", jobs, diag.what);
+    }
     mtbal_arena_free(arena);
 }
 END_TEST
@@ -419,14 +543,13 @@ END_TEST
 
 /* ------------------------------------------------------------------ the command */
 
-/* The command: too few epochs are a warning; what cannot be stored leaves the file as it was. */
-static char *run(const char *arguments, int *code)
+/* What a command prints; its exit code. */
+static char *run_command(const char *name, const char *arguments, int *code)
 {
     const char *bin = getenv("BIN");
-    char command[2048], *text = NULL;
+    char command[4096], *text = NULL;
     size_t size;
-    snprintf(command, sizeof command, "%s/mtbal-calibrate %s %s 2>&1", bin ? bin : "bin",
-             files_path("step.onnx"), arguments);
+    snprintf(command, sizeof command, "%s/%s %s 2>&1", bin ? bin : "bin", name, arguments);
     FILE *pipe = popen(command, "r"), *to = open_memstream(&text, &size);
     ck_assert(pipe && to);
     for (int c; (c = fgetc(pipe)) != EOF;)
@@ -436,6 +559,14 @@ static char *run(const char *arguments, int *code)
     return text;
 }
 
+static char *run(const char *arguments, int *code)
+{
+    char all[2048];
+    snprintf(all, sizeof all, "%s %s", files_path("step.onnx"), arguments);
+    return run_command("mtbal-calibrate", all, code);
+}
+
+/* Too few epochs are a warning; what cannot be stored leaves the file as it was. */
 START_TEST(test_command)
 {
     char arguments[1024];
@@ -463,6 +594,50 @@ START_TEST(test_command)
 }
 END_TEST
 
+/* mtbal-rewrite to `out` with more options; its exit code, which must say something. */
+static void rewrite_command(const char *out, const char *more, int wanted, const char *says)
+{
+    char arguments[3072];
+    int code;
+    snprintf(arguments, sizeof arguments, "%s %s --optimizer adam %s", files_path("in.onnx"),
+             files_path(out), more);
+    char *said = run_command("mtbal-rewrite", arguments, &code);
+    ck_assert_msg(code == wanted && strstr(said, says), "%s: exit code %d: %s", more, code, said);
+    free(said);
+}
+
+/* mtbal-rewrite --calibrate gives the bytes of the two commands, or nothing. */
+START_TEST(test_rewrite_calibrate)
+{
+    char more[1100], arguments[2200], *text = steps_network(2, 5);
+    int code;
+    mtbal_diag diag = {0};
+    mtbal_model *model = steps_parse(text);
+    free(text);
+    steps_ok(mtbal_onnx_write(model, files_path("in.onnx"), &diag));
+    mtbal_model_free(model);
+    steps_network_data(files_path("net.npz"), 320, 1, 10, false);
+    rewrite_command("two.onnx", "--set lr=0.01", 0, "2 tasks");
+    snprintf(arguments, sizeof arguments, "%s --data %s", files_path("two.onnx"),
+             files_path("net.npz"));
+    free(run_command("mtbal-calibrate", arguments, &code));
+    ck_assert_int_eq(code, 0);
+    snprintf(more, sizeof more, "--set lr=0.01 --calibrate %s", files_path("net.npz"));
+    rewrite_command("one.onnx", more, 0, "calibrated");
+    ck_assert(files_equal(files_path("one.onnx"), files_path("two.onnx")));
+    int before = files_count();
+    snprintf(more, sizeof more, "--set lr=1e9 --calibrate %s", files_path("net.npz"));
+    rewrite_command("one.onnx", more, 1, "one.onnx: a diverges");
+    rewrite_command("new.onnx", more, 1, "new.onnx: a diverges");
+    rewrite_command("new.onnx", "--calibrate nowhere.npz", 5, "nowhere.npz");
+    rewrite_command("new.onnx", "--balance equal --calibrate nowhere.npz", 4, "no calibration");
+    rewrite_command("new.onnx", "--inference --calibrate nowhere.npz", 2, "inference");
+    rewrite_command("new", "--target ort-training --calibrate nowhere.npz", 2, "ort-training");
+    ck_assert_int_eq(files_count(), before);
+    ck_assert(files_equal(files_path("one.onnx"), files_path("two.onnx")));
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("calibrate");
@@ -476,9 +651,13 @@ int main(void)
     tcase_add_loop_test(tests, test_heads, 0, 4);
     tcase_add_test(tests, test_recal);
     tcase_add_loop_test(tests, test_bad, 0, (int)(sizeof bads / sizeof *bads));
+    tcase_add_loop_test(tests, test_bad_graph, 0, 5);
     tcase_add_test(tests, test_nothing_shared);
+    tcase_add_test(tests, test_jobs);
+    tcase_add_test(tests, test_failing_jobs);
     tcase_add_test(tests, test_failed_allocations);
     tcase_add_test(tests, test_command);
+    tcase_add_test(tests, test_rewrite_calibrate);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

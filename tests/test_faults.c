@@ -1,63 +1,15 @@
 /* tests/test_faults.c: every system call that writing depends on, failed in turn. Whatever fails,
  * there is a message, no temporary file is left, and the old model is there with its old data. */
+#include "tests/faults.h"
 #include "tests/files.h"
 
 #include <check.h>
-#include <errno.h>
-#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #define FIXTURES "tests/data/models/fixtures/"
-
-/* The n-th call from now on fails; 0: none does. The functions below stand in for libc's. */
-static int fail_at, calls;
-
-static bool fails(int error)
-{
-    if (!fail_at || ++calls != fail_at)
-        return false;
-    errno = error;
-    return true;
-}
-
-ssize_t write(int fd, const void *bytes, size_t size)
-{
-    return fails(ENOSPC) ? -1 : syscall(SYS_write, fd, bytes, size);
-}
-
-ssize_t pread(int fd, void *bytes, size_t size, off_t offset)
-{
-    return fails(EIO) ? -1 : syscall(SYS_pread64, fd, bytes, size, offset);
-}
-
-ssize_t copy_file_range(int from, off_t *at, int to, off_t *there, size_t size, unsigned flags)
-{
-    return fails(EXDEV) ? -1 : syscall(SYS_copy_file_range, from, at, to, there, size, flags);
-}
-
-int fsync(int fd)
-{
-    return fails(EIO) ? -1 : (int)syscall(SYS_fsync, fd);
-}
-
-int rename(const char *from, const char *to)
-{
-    return fails(EACCES) ? -1 : (int)syscall(SYS_renameat, -100, from, -100, to);
-}
-
-int link(const char *from, const char *to)
-{
-    return fails(EPERM) ? -1 : (int)syscall(SYS_linkat, -100, from, -100, to, 0);
-}
-
-int openat(int folder, const char *path, int flags, ...)
-{
-    return fails(EMFILE) ? -1 : (int)syscall(SYS_openat, folder, path, flags, 0);
-}
 
 /* ------------------------------------------------------------------ */
 
@@ -110,10 +62,9 @@ static bool try_one(int n, const char *out, int *failures)
     mtbal_diag diag = {0};
     fresh_files();
     int before = files_count();
-    calls = 0;
-    fail_at = n;
+    faults_begin(n);
     mtbal_status status = change(out, &diag);
-    fail_at = 0;
+    bool reached = faults_end();
     bool in_place = !strstr(out, "out/"), fresh = access(out, F_OK) != 0;
     if (status == MTBAL_OK) {
         ck_assert_double_eq(seventh(out), 7);
@@ -128,7 +79,7 @@ static bool try_one(int n, const char *out, int *failures)
     }
     int new_files = status == MTBAL_OK && !in_place ? 2 : 0;
     ck_assert_msg(files_count() == before + new_files, "call %d: a file is left", n);
-    return calls >= n;
+    return reached;
 }
 
 START_TEST(each_call)

@@ -100,6 +100,12 @@ static const golden_case cases[] = {
     {"models/transformer_glue/torch_encoder_layer", "goldens/torch_encoder_layer.b1", 0.01, &as_is},
     {"models/transformer_glue/torch_encoder_layer", "goldens/torch_encoder_layer.b4", 0.01, &as_is},
     {"models/transformer_glue/torch_encoder_layer", "goldens/torch_encoder_layer.b5", 0.01, &as_is},
+    {"models/rnn_tag/model.op13", "models/rnn_tag/golden", 0.05, &as_is},
+    {"models/rnn_tag/model.op17", "models/rnn_tag/golden", 0.05, &as_is},
+    {"models/rnn_tag/model.op17", "models/rnn_tag/golden", 0.05, &inlined},
+    {"models/rnn_steps/model.op17", "models/rnn_steps/golden", 0.05, &as_is},
+    {"models/mmoe/model.op13", "models/mmoe/golden", 0.05, &as_is},
+    {"models/mmoe/model.op17", "models/mmoe/golden", 0.05, &as_is},
 };
 
 /* ------------------------------------------------------------------ the work space of a test */

@@ -164,6 +164,26 @@ START_TEST(test_weights)
 }
 END_TEST
 
+/* A training that nothing moves is no training. */
+START_TEST(test_all_off)
+{
+    mtbal_diag diag = {0};
+    mtbal_session *session = NULL;
+    mtbal_data *data = NULL;
+    const mtbal_setting set[] = {{"mtbal/calibration/loss_digit", INFINITY},
+                                 {"mtbal/calibration/loss_clean", INFINITY}};
+    mtbal_session_options options = {.threads = 1, .set = set, .nset = 2};
+    mtbal_loop_options loop = {.limit = 1};
+    make_step("sgd", "calibrated");
+    ck_assert_int_eq(mtbal_session_open(step_path, &options, &session, &diag), MTBAL_OK);
+    ck_assert_int_eq(mtbal_data_open(session, DATA, false, 32, &data, &diag), MTBAL_OK);
+    ck_assert_int_eq(mtbal_loop_run(session, data, &loop, NULL, NULL, &diag), MTBAL_CHECK);
+    ck_assert_msg(strstr(diag.what, "all weights are 0"), "%s", diag.what);
+    mtbal_data_close(data);
+    mtbal_session_close(session);
+}
+END_TEST
+
 /* ------------------------------------------------------------------ the learning rate */
 
 static mtbal_status keep_rate(void *context, const mtbal_record *r, mtbal_diag *diag)
@@ -227,7 +247,8 @@ START_TEST(test_bad_data)
                         {"label", MTBAL_INT64, 1, one, 4, sizeof label, label},
                         {"picture", MTBAL_FLOAT, 2, rows, 256, sizeof picture, picture}};
     mtbal_array bad[3];
-    static const char *const words[] = {"no array", "int32", "shape", "samples"};
+    static const char *const words[] = {
+        "no array", "int32", "shape", "samples", "holds 10 at sample 2", "holds -1 at sample 3"};
     mtbal_diag diag = {0};
     mtbal_session *session = NULL;
     mtbal_data *data = NULL;
@@ -242,15 +263,56 @@ START_TEST(test_bad_data)
         bad[1] = (mtbal_array){"label", MTBAL_INT32, 1, one, 4, sizeof label32, label32};
     else if (_i == 2)
         bad[0] = (mtbal_array){"x", MTBAL_FLOAT, 2, narrow, 128, sizeof x / 2, x};
-    else
+    else if (_i == 3)
         bad[2] =
             (mtbal_array){"picture", MTBAL_FLOAT, 2, few, 192, sizeof picture / 4 * 3, picture};
+    else
+        label[_i - 2] = _i == 4 ? 10 : -1;
     snprintf(path, sizeof path, "%s/bad.npz", folder);
     ck_assert_int_eq(mtbal_npz_write(path, count, bad, false, &diag), MTBAL_OK);
     ck_assert_int_eq(mtbal_session_open(step_path, &options, &session, &diag), MTBAL_OK);
     ck_assert_int_eq(mtbal_data_open(session, path, false, 2, &data, &diag), MTBAL_INVALID);
     ck_assert_msg(strstr(diag.what, words[_i]), "'%s' does not say '%s'", diag.what, words[_i]);
     ck_assert_str_eq(diag.where, path);
+    mtbal_session_close(session);
+    unlink(path);
+}
+END_TEST
+
+/* Class numbers that count, do not count, and cannot be; rows of a table, from its end too. */
+START_TEST(test_limits)
+{
+    static const struct {
+        int64_t label, row;
+        bool good;
+    } cases[] = {{4, 2, true},   {-100, 0, true}, {0, -3, true}, {5, 0, false},
+                 {-1, 0, false}, {100, 0, false}, {0, 3, false}, {0, -4, false}};
+    static const char text[] =
+        "<ir_version: 8, opset_import: [\"\" : 17]>\n"
+        "g (int64[n,1] label, int64[n] row) => (float a) <float[3,5] w = {0, 0, 0, 0, 0, 0, 0, 0, "
+        "0, 0, 0, 0, 0, 0, 0}, int64[1] axis = {1}> {\n"
+        "  flat = Squeeze(label, axis)\n  p = Gather(w, row)\n"
+        "  a = SoftmaxCrossEntropyLoss<ignore_index = -100>(p, flat)\n}\n";
+    int64_t label[2] = {1, cases[_i].label}, row[2] = {1, cases[_i].row};
+    int64_t two[] = {2, 1};
+    mtbal_array arrays[] = {{"label", MTBAL_INT64, 2, two, 2, sizeof label, label},
+                            {"row", MTBAL_INT64, 1, two, 2, sizeof row, row}};
+    mtbal_session_options options = {.threads = 1};
+    mtbal_session *session = NULL;
+    mtbal_data *data = NULL;
+    mtbal_diag diag = {0};
+    char path[96];
+    mtbal_model *model = mtbal_parse_model(text, &diag);
+    ck_assert_msg(model && mtbal_onnx_write(model, step_path, &diag) == MTBAL_OK, "%s", diag.what);
+    mtbal_model_free(model);
+    snprintf(path, sizeof path, "%s/rows.npz", folder);
+    ck_assert_int_eq(mtbal_npz_write(path, 2, arrays, false, &diag), MTBAL_OK);
+    ck_assert_int_eq(mtbal_session_open(step_path, &options, &session, &diag), MTBAL_OK);
+    mtbal_status status = mtbal_data_open(session, path, false, 2, &data, &diag);
+    ck_assert_msg(status == (cases[_i].good ? MTBAL_OK : MTBAL_INVALID), "label %lld, row %lld: %s",
+                  (long long)cases[_i].label, (long long)cases[_i].row, diag.what);
+    ck_assert_msg(cases[_i].good || strstr(diag.what, "at sample 1"), "%s", diag.what);
+    mtbal_data_close(data);
     mtbal_session_close(session);
     unlink(path);
 }
@@ -266,7 +328,9 @@ int main(void)
     tcase_add_test(tests, test_threads);
     tcase_add_loop_test(tests, test_weights, 0, 6);
     tcase_add_loop_test(tests, test_schedule, 0, 7);
-    tcase_add_loop_test(tests, test_bad_data, 0, 4);
+    tcase_add_loop_test(tests, test_bad_data, 0, 6);
+    tcase_add_loop_test(tests, test_limits, 0, 8);
+    tcase_add_test(tests, test_all_off);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

@@ -36,7 +36,9 @@ static mtbal_calibration blank(const char *task)
                                .rms_heads = NAN,
                                .rms_joint = NAN,
                                .snr = NAN,
-                               .best_valid = NAN};
+                               .best_valid = NAN,
+                               .score = NAN,
+                               .joint_score = NAN};
 }
 
 /* Settings of one training: the user's, and the calibration states g [ntasks], where +inf switches
@@ -61,6 +63,60 @@ static mtbal_status told(const mtbal_fit *f, mtbal_diag *diag)
 {
     const mtbal_calibrate_options *o = f->options;
     return o->on_trained ? o->on_trained(o->context, f->session, f->task, diag) : MTBAL_OK;
+}
+
+/* ------------------------------------------------------------------ what is complete */
+
+/* Of a training that is complete a checkpoint holds its result, and what it showed of all tasks. */
+typedef struct finished {
+    int part, task; /* task -1: all */
+    mtbal_calibration *result;
+    double *numbers; /* [count] */
+    size_t count;
+} finished;
+
+enum { PIECES = 2 + MTBAL_MORE };
+
+static mtbal_status list_pieces(const mtbal_calibrate_options *o, const finished *f,
+                                mtbal_calibration *result, mtbal_piece pieces[PIECES], int *count,
+                                mtbal_diag *diag)
+{
+    int more = 0;
+    pieces[0] = (mtbal_piece){"done", result, sizeof *result};
+    pieces[1] = (mtbal_piece){"numbers", f->numbers, f->count * sizeof *f->numbers};
+    if (o->more)
+        MTBAL_TRY(o->more(o->context, f->task, pieces + 2, &more, diag));
+    *count = 2 + more;
+    return MTBAL_OK;
+}
+
+static mtbal_status save_finished(const mtbal_calibrate_options *o, const finished *f,
+                                  mtbal_diag *diag)
+{
+    mtbal_calibration copy = *f->result;
+    mtbal_piece pieces[PIECES];
+    int count;
+    copy.task = NULL;
+    if (!o->snapshot)
+        return MTBAL_OK;
+    MTBAL_TRY(list_pieces(o, f, &copy, pieces, &count, diag));
+    return mtbal_snapshot_save(o->snapshot, f->part, NULL, count, pieces, diag);
+}
+
+static mtbal_status load_finished(const mtbal_calibrate_options *o, const finished *f, bool *done,
+                                  mtbal_diag *diag)
+{
+    const char *name = f->result->task;
+    mtbal_piece pieces[PIECES];
+    size_t size;
+    int count;
+    *done = mtbal_snapshot_find(o->snapshot, f->part, "done", &size) != NULL;
+    if (!*done)
+        return MTBAL_OK;
+    MTBAL_TRY(list_pieces(o, f, f->result, pieces, &count, diag));
+    MTBAL_TRY(mtbal_snapshot_load(o->snapshot, f->part, count, pieces, diag));
+    f->result->task = name;
+    return MTBAL_OK;
 }
 
 /* ------------------------------------------------------------------ one task alone */
@@ -88,12 +144,16 @@ static mtbal_status train_task(mtbal_fit *f, const mtbal_session_options *option
 {
     mtbal_calibration *r = f->result;
     MTBAL_TRY(mtbal_fit_open(f, options, diag));
-    double *rms = mtbal_arena_array(f->session->arena, (size_t)f->ntasks, sizeof *rms);
+    double *rms = mtbal_arena_array(f->session->arena, 2 * (size_t)f->ntasks, sizeof *rms);
     if (!rms)
         return mtbal_no_memory(diag);
-    MTBAL_TRY(probe_task(f, &r->rms_start, rms, diag));
+    double *scores = rms + f->ntasks;
+    if (!mtbal_fit_has_begun(f))
+        MTBAL_TRY(probe_task(f, &r->rms_start, rms, diag));
     MTBAL_TRY(mtbal_fit_run(f, diag));
     MTBAL_TRY(told(f, diag));
+    MTBAL_TRY(mtbal_fit_judge(f, scores, diag));
+    r->score = scores[f->task];
     mtbal_probe probe = mtbal_fit_probe(f);
     MTBAL_TRY(mtbal_probe_snr(&probe, f->task, &r->snr, diag));
     MTBAL_TRY(mtbal_probe_rel(&probe, &r->rel, diag));
@@ -104,6 +164,12 @@ mtbal_status mtbal_calibrate_task(const mtbal_calibrate_options *options, int nt
                                   const char *const *tasks, int task, mtbal_calibration *result,
                                   mtbal_on_epoch *on_epoch, void *context, mtbal_diag *diag)
 {
+    const finished finished = {.part = task, .task = task, .result = result};
+    bool done;
+    *result = blank(tasks[task]);
+    MTBAL_TRY(load_finished(options, &finished, &done, diag));
+    if (done)
+        return MTBAL_OK;
     double *g = mtbal_malloc(2 * (size_t)ntasks * sizeof *g);
     if (!g)
         return mtbal_no_memory(diag);
@@ -120,73 +186,34 @@ mtbal_status mtbal_calibrate_task(const mtbal_calibrate_options *options, int nt
     mtbal_fit fit = {.options = options,
                      .task = task,
                      .ntasks = ntasks,
+                     .part = task,
                      .name = tasks[task],
                      .weights = weights,
                      .result = result,
                      .on_epoch = on_epoch,
                      .context = context};
-    *result = blank(tasks[task]);
     mtbal_status status = set ? train_task(&fit, &o, diag) : mtbal_no_memory(diag);
     mtbal_fit_close(&fit);
     mtbal_free(set);
     mtbal_free(g);
-    return status;
+    return status == MTBAL_OK ? save_finished(options, &finished, diag) : status;
 }
 
 /* ------------------------------------------------------------------ all tasks together */
 
-/* Trains all tasks with weights in proportion to 1/g and measures every task's gradient where that
- * ends, into rms [ntasks]. `whole` tells of the training; its task is a name for messages. */
-static mtbal_status train_all(const mtbal_calibrate_options *options, int ntasks,
-                              const char *const *tasks, const double *g, bool freeze,
-                              mtbal_calibration *whole, double *rms, mtbal_on_epoch *on_epoch,
-                              void *context, mtbal_diag *diag)
-{
-    double *weights = mtbal_malloc((size_t)ntasks * sizeof *weights);
-    mtbal_setting *set = settings(options, ntasks, tasks, g);
-    mtbal_session_options o = {.threads = options->threads,
-                               .nset = options->nset + ntasks,
-                               .set = set,
-                               .freeze_shared = freeze};
-    mtbal_fit fit = {.options = options,
-                     .task = -1,
-                     .ntasks = ntasks,
-                     .name = whole->task,
-                     .weights = weights,
-                     .result = whole,
-                     .on_epoch = on_epoch,
-                     .context = context};
-    mtbal_status status = set && weights ? MTBAL_OK : mtbal_no_memory(diag);
-    for (int i = 0; weights && i < ntasks; i++)
-        weights[i] = 1 / g[i];
-    if (status == MTBAL_OK)
-        status = mtbal_fit_open(&fit, &o, diag);
-    if (status == MTBAL_OK)
-        status = mtbal_fit_run(&fit, diag);
-    if (status == MTBAL_OK)
-        status = told(&fit, diag);
-    if (status == MTBAL_OK) {
-        mtbal_probe probe = mtbal_fit_probe(&fit);
-        status = mtbal_probe_rms(&probe, rms, diag);
-    }
-    mtbal_fit_close(&fit);
-    mtbal_free(set);
-    mtbal_free(weights);
-    return status;
-}
-
-/* The buffers of a training of all tasks: names, g and rms of the results. */
+/* The buffers of a training of all tasks: names and g; gradients and scores where it ended. */
 typedef struct together {
     const char **tasks;
-    double *g, *rms;
+    double *g, *rms, *scores;
 } together;
 
 static bool together_begin(together *t, int ntasks, const mtbal_calibration *results)
 {
     size_t n = (size_t)ntasks;
     t->tasks = mtbal_malloc(n * sizeof *t->tasks);
-    t->g = mtbal_malloc(2 * n * sizeof *t->g);
-    t->rms = t->g ? t->g + n : NULL;
+    t->g = mtbal_malloc(3 * n * sizeof *t->g);
+    t->rms = t->g ? t->g + n : NULL; /* and the scores behind it: see `finished` */
+    t->scores = t->g ? t->rms + n : NULL;
     for (int i = 0; t->tasks && t->g && i < ntasks; i++) {
         t->tasks[i] = results[i].task;
         t->g[i] = 1;
@@ -200,6 +227,53 @@ static void together_end(together *t)
     mtbal_free(t->g);
 }
 
+/* Trains all tasks with weights in proportion to 1/g, measures every task's gradient where that
+ * ends, and judges. `whole` tells of the training; its task is a name for messages. */
+static mtbal_status train_all(const mtbal_calibrate_options *options, int ntasks, int part,
+                              together *t, bool freeze, mtbal_calibration *whole,
+                              mtbal_on_epoch *on_epoch, void *context, mtbal_diag *diag)
+{
+    const finished finished = {part, -1, whole, t->rms, 2 * (size_t)ntasks};
+    bool done;
+    MTBAL_TRY(load_finished(options, &finished, &done, diag));
+    if (done)
+        return MTBAL_OK;
+    double *weights = mtbal_malloc((size_t)ntasks * sizeof *weights);
+    mtbal_setting *set = settings(options, ntasks, t->tasks, t->g);
+    mtbal_session_options o = {.threads = options->threads,
+                               .nset = options->nset + ntasks,
+                               .set = set,
+                               .freeze_shared = freeze};
+    mtbal_fit fit = {.options = options,
+                     .task = -1,
+                     .ntasks = ntasks,
+                     .part = part,
+                     .name = whole->task,
+                     .weights = weights,
+                     .result = whole,
+                     .on_epoch = on_epoch,
+                     .context = context};
+    mtbal_status status = set && weights ? MTBAL_OK : mtbal_no_memory(diag);
+    for (int i = 0; weights && i < ntasks; i++)
+        weights[i] = 1 / t->g[i];
+    if (status == MTBAL_OK)
+        status = mtbal_fit_open(&fit, &o, diag);
+    if (status == MTBAL_OK)
+        status = mtbal_fit_run(&fit, diag);
+    if (status == MTBAL_OK)
+        status = told(&fit, diag);
+    if (status == MTBAL_OK)
+        status = mtbal_fit_judge(&fit, t->scores, diag);
+    if (status == MTBAL_OK) {
+        mtbal_probe probe = mtbal_fit_probe(&fit);
+        status = mtbal_probe_rms(&probe, t->rms, diag);
+    }
+    mtbal_fit_close(&fit);
+    mtbal_free(set);
+    mtbal_free(weights);
+    return status == MTBAL_OK ? save_finished(options, &finished, diag) : status;
+}
+
 mtbal_status mtbal_calibrate_heads(const mtbal_calibrate_options *options, int ntasks,
                                    mtbal_calibration *results, mtbal_on_epoch *on_epoch,
                                    void *context, mtbal_diag *diag)
@@ -208,8 +282,7 @@ mtbal_status mtbal_calibrate_heads(const mtbal_calibrate_options *options, int n
     mtbal_calibration whole = blank("the heads");
     mtbal_status status = MTBAL_NOMEM;
     if (together_begin(&t, ntasks, results))
-        status =
-            train_all(options, ntasks, t.tasks, t.g, true, &whole, t.rms, on_epoch, context, diag);
+        status = train_all(options, ntasks, ntasks, &t, true, &whole, on_epoch, context, diag);
     else
         mtbal_no_memory(diag);
     for (int i = 0; i < ntasks && status == MTBAL_OK; i++) {
@@ -223,9 +296,9 @@ mtbal_status mtbal_calibrate_heads(const mtbal_calibrate_options *options, int n
     return status;
 }
 
-mtbal_status mtbal_calibrate_joint(const mtbal_calibrate_options *options, int ntasks,
-                                   mtbal_calibration *results, mtbal_on_epoch *on_epoch,
-                                   void *context, mtbal_diag *diag)
+static mtbal_status train_jointly(const mtbal_calibrate_options *options, int ntasks, int part,
+                                  mtbal_calibration *results, mtbal_on_epoch *on_epoch,
+                                  void *context, mtbal_diag *diag)
 {
     together t;
     mtbal_calibration whole = blank("all tasks");
@@ -233,17 +306,37 @@ mtbal_status mtbal_calibrate_joint(const mtbal_calibrate_options *options, int n
     if (together_begin(&t, ntasks, results)) {
         for (int i = 0; i < ntasks; i++)
             t.g[i] = results[i].g;
-        status =
-            train_all(options, ntasks, t.tasks, t.g, false, &whole, t.rms, on_epoch, context, diag);
+        status = train_all(options, ntasks, part, &t, false, &whole, on_epoch, context, diag);
     } else
         mtbal_no_memory(diag);
-    for (int i = 0; i < ntasks && status == MTBAL_OK; i++)
+    for (int i = 0; i < ntasks && status == MTBAL_OK; i++) {
         results[i].rms_joint = t.rms[i];
+        results[i].joint_score = t.scores[i];
+    }
     together_end(&t);
     return status;
 }
 
+mtbal_status mtbal_calibrate_joint(const mtbal_calibrate_options *options, int ntasks,
+                                   mtbal_calibration *results, mtbal_on_epoch *on_epoch,
+                                   void *context, mtbal_diag *diag)
+{
+    return train_jointly(options, ntasks, ntasks + 1, results, on_epoch, context, diag);
+}
+
 /* ------------------------------------------------------------------ the whole calibration */
+
+/* What is measured here is not to be given. */
+static mtbal_status check_settings(const mtbal_calibrate_options *o, mtbal_diag *diag)
+{
+    static const char *const prefixes[] = {"mtbal/calibration/", "calibration/"};
+    for (int i = 0; i < o->nset; i++)
+        for (int k = 0; k < 2; k++)
+            if (!strncmp(o->set[i].name, prefixes[k], strlen(prefixes[k])))
+                return mtbal_fail(diag, MTBAL_USAGE, "--set", "leave it out",
+                                  "%s is what is measured here", o->set[i].name);
+    return MTBAL_OK;
+}
 
 /* What can be known to be missing before anything is trained. */
 static mtbal_status check_options(const mtbal_calibrate_options *o, const mtbal_session *session,
@@ -256,6 +349,14 @@ static mtbal_status check_options(const mtbal_calibrate_options *o, const mtbal_
     if (!session->is_step || session->ntasks == 0)
         return mtbal_fail(diag, MTBAL_INVALID, o->model, "make one with mtbal-rewrite",
                           "this is no step graph");
+    if (!session->is_calibrated)
+        return mtbal_fail(diag, MTBAL_INVALID, o->model,
+                          "rewrite the model with --balance calibrated",
+                          "this step graph has no calibration: nothing in it would use the G_i");
+    if (!session->trains)
+        return mtbal_fail(diag, MTBAL_INVALID, o->model, "rewrite the model with an --optimizer",
+                          "this step graph does not train: no parameter is among its states");
+    MTBAL_TRY(check_settings(o, diag));
     if (!m)
         return mtbal_fail(diag, MTBAL_USAGE, "--measure",
                           "choose from floor, rms, heldout, traj, rel, loss, init, heads, recal",
@@ -281,21 +382,51 @@ static mtbal_status measure_all(const mtbal_calibrate_options *o, int ntasks,
     bool recal = !strcmp(m->name, "recal"), heads = !strcmp(m->name, "heads");
     if (recal)
         first = mtbal_measure_find("floor");
-    for (int i = 0; i < ntasks; i++) {
+    for (int i = 0; i < ntasks; i++)
         results[i] = blank(tasks[i]);
-        if (!heads)
-            MTBAL_TRY(
-                mtbal_calibrate_task(o, ntasks, tasks, i, &results[i], on_epoch, context, diag));
-    }
-    if (heads)
-        MTBAL_TRY(mtbal_calibrate_heads(o, ntasks, results, on_epoch, context, diag));
+    MTBAL_TRY(heads ? mtbal_calibrate_heads(o, ntasks, results, on_epoch, context, diag)
+                    : mtbal_calibrate_tasks(o, ntasks, tasks, results, on_epoch, context, diag));
     for (int i = 0; i < ntasks; i++)
         MTBAL_TRY(mtbal_measure_apply(first, o->kappa, &results[i], diag));
     if (recal)
-        MTBAL_TRY(mtbal_calibrate_joint(o, ntasks, results, on_epoch, context, diag));
+        MTBAL_TRY(train_jointly(o, ntasks, ntasks, results, on_epoch, context, diag));
     for (int i = 0; i < ntasks; i++)
         MTBAL_TRY(mtbal_measure_apply(m, o->kappa, &results[i], diag));
     return MTBAL_OK;
+}
+
+/* What must be as it was, for a checkpoint to give the same bits; jobs and threads need not. */
+static mtbal_status tie(const mtbal_calibrate_options *o, mtbal_diag *diag)
+{
+    uint64_t model, data, valid;
+    if (!o->snapshot || !mtbal_snapshot_path(o->snapshot))
+        return MTBAL_OK;
+    MTBAL_TRY(mtbal_fingerprint_model(o->model, "mtbal/calibration/", &model, diag));
+    MTBAL_TRY(mtbal_fingerprint_file(o->data, &data, diag));
+    MTBAL_TRY(mtbal_fingerprint_file(o->valid, &valid, diag));
+#define OPTION(name, field)                                                 \
+    {                                                                       \
+        name, mtbal_fingerprint(0, &o->field, sizeof o->field), MTBAL_USAGE \
+    }
+    const mtbal_tie ties[] = {
+        {"command", 1, MTBAL_USAGE},
+        {"step graph", model, MTBAL_INVALID},
+        {"--data", data, MTBAL_INVALID},
+        {"--valid", valid, MTBAL_INVALID},
+        {"--measure", mtbal_fingerprint(0, o->measure, strlen(o->measure)), MTBAL_USAGE},
+        {"--set", mtbal_fingerprint_settings(o->nset, o->set), MTBAL_USAGE},
+        OPTION("--batch", batch),
+        OPTION("--max-epochs", max_epochs),
+        OPTION("--patience", patience),
+        OPTION("--window", window),
+        OPTION("--seed", seed),
+        OPTION("--kappa", kappa),
+        OPTION("min_delta", min_delta),
+        OPTION("--cosine", cosine),
+        OPTION("--warmup", warmup),
+    };
+#undef OPTION
+    return mtbal_snapshot_tie(o->snapshot, sizeof ties / sizeof *ties, ties, diag);
 }
 
 mtbal_status mtbal_calibrate(const mtbal_calibrate_options *options, mtbal_arena *arena,
@@ -316,38 +447,7 @@ mtbal_status mtbal_calibrate(const mtbal_calibrate_options *options, mtbal_arena
     if (!named)
         return mtbal_no_memory(diag);
     *count = ntasks;
-    return status == MTBAL_OK
-               ? measure_all(options, ntasks, tasks, *results, on_epoch, context, diag)
-               : status;
-}
-
-mtbal_status mtbal_calibration_store(const char *from, const char *to, int count,
-                                     const mtbal_calibration *results, mtbal_diag *diag)
-{
-    mtbal_model *model = NULL;
-    MTBAL_TRY(mtbal_onnx_read(from, &model, diag));
-    mtbal_status status = MTBAL_OK;
-    for (int i = 0; i < count && status == MTBAL_OK; i++) {
-        char name[512];
-        snprintf(name, sizeof name, "mtbal/calibration/%s", results[i].task);
-        mtbal_value *value = mtbal_value_find(model->graph, name);
-        if (!value || !value->tensor) {
-            status =
-                mtbal_fail(diag, MTBAL_INVALID, from, "rewrite the model with --balance calibrated",
-                           "the step graph has no state %s", name);
-            break;
-        }
-        mtbal_tensor *tensor = mtbal_tensor_new(model, value->tensor->dtype, value->tensor->rank,
-                                                value->tensor->dims, NULL);
-        if (!tensor) {
-            status = mtbal_no_memory(diag);
-            break;
-        }
-        mtbal_tensor_set_f64(tensor, 0, results[i].g);
-        value->tensor = tensor;
-    }
-    if (status == MTBAL_OK)
-        status = mtbal_onnx_write(model, to, diag);
-    mtbal_model_free(model);
-    return status;
+    MTBAL_TRY(status);
+    MTBAL_TRY(tie(options, diag));
+    return measure_all(options, ntasks, tasks, *results, on_epoch, context, diag);
 }

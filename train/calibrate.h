@@ -3,10 +3,13 @@
 #ifndef MTBAL_CALIBRATE_H
 #define MTBAL_CALIBRATE_H
 
-#include "train/train.h"
+#include "train/snapshot.h"
+
+#include <stdatomic.h>
 
 /* ------------------------------------------------------------------ calibrate.c */
 
+enum { MTBAL_MORE = 8 };
 typedef struct mtbal_calibrate_options {
     const char *model, *data, *valid; /* valid may be NULL */
     int64_t batch, max_epochs, patience, window;
@@ -22,7 +25,20 @@ typedef struct mtbal_calibrate_options {
     /* Told of each training at its end, while it holds its states: task 0.., or -1 for one of all
      * tasks together. May be NULL. */
     mtbal_status (*on_trained)(void *context, mtbal_session *session, int task, mtbal_diag *diag);
-    void *context; /* of on_trained */
+    /* Told of each step; step and epoch count through the training. May be NULL. With it a joint
+     * training measures norms and cosines too. */
+    mtbal_status (*on_step)(void *context, int task, const mtbal_record *record, mtbal_diag *diag);
+    /* What else a checkpoint holds of a training: gives at most MTBAL_MORE pieces, to be saved, or
+     * filled when the training goes on. May be NULL. */
+    mtbal_status (*more)(void *context, int task, mtbal_piece *pieces, int *count,
+                         mtbal_diag *diag);
+    void *context; /* of on_trained, on_step and more */
+    int nmetrics;
+    const struct mtbal_metric *metrics; /* trace.h: what `score` is, of the tasks that have one */
+    int jobs;                 /* tasks that are trained at a time; 0: 1. Does not change results */
+    const atomic_int *failed; /* of jobs.c: the first task that failed so far, NULL: none can; the
+                               * training of a later one ends with MTBAL_INTERRUPTED */
+    mtbal_snapshot *snapshot; /* checkpoints: borrowed; NULL: none */
 } mtbal_calibrate_options;
 void mtbal_calibrate_default(mtbal_calibrate_options *options);
 
@@ -41,7 +57,9 @@ typedef struct mtbal_calibration {
     double snr;         /* |mean gradient|^2 / mean |mini-batch gradient|^2: mtbal_probe_snr */
     double start_loss, first_loss, loss; /* of the first step; means of the first, last epoch */
     double best_valid;                   /* NAN without validation data */
-    int64_t epochs, steps, batches;      /* batches: in an epoch */
+    double score, joint_score; /* metric, or loss, where this training and the joint one ended: on
+                                  validation data, else on the training data */
+    int64_t epochs, steps, batches; /* batches: in an epoch */
     bool converged;
     bool floored; /* rms_end lies below the floor: the task interpolates its data */
 } mtbal_calibration;
@@ -53,11 +71,14 @@ typedef struct mtbal_calibrate_progress {
     int64_t epoch, max_epochs;
     double loss, grad_norm, best;
     int64_t stale; /* epochs since the last improvement */
+    int64_t step;
+    bool converged;
 } mtbal_calibrate_progress;
 typedef void mtbal_on_epoch(void *context, const mtbal_calibrate_progress *progress);
 
 /* Calibrates all tasks; results [session ntasks] in `arena`. MTBAL_CHECK when a task diverges, has
- * a zero gradient or one that is not finite: nothing can be stored then. */
+ * a zero gradient or one that is not finite: nothing can be stored then. With a snapshot that was
+ * read it goes on from there, and on_trained is not told of trainings that were complete. */
 mtbal_status mtbal_calibrate(const mtbal_calibrate_options *options, mtbal_arena *arena,
                              mtbal_calibration **results, int *count, mtbal_on_epoch *on_epoch,
                              void *context, mtbal_diag *diag);
@@ -70,14 +91,32 @@ mtbal_status mtbal_calibrate_task(const mtbal_calibrate_options *options, int nt
 mtbal_status mtbal_calibrate_heads(const mtbal_calibrate_options *options, int ntasks,
                                    mtbal_calibration *results, mtbal_on_epoch *on_epoch,
                                    void *context, mtbal_diag *diag);
-/* One joint training with weights from the results' g: fills rms_joint. */
+/* One joint training with weights from the results' g: fills rms_joint and joint_score. */
 mtbal_status mtbal_calibrate_joint(const mtbal_calibrate_options *options, int ntasks,
                                    mtbal_calibration *results, mtbal_on_epoch *on_epoch,
                                    void *context, mtbal_diag *diag);
+
+/* ------------------------------------------------------------------ jobs.c */
+
+/* mtbal_calibrate_task for every task, into results [ntasks], options->jobs at a time. on_epoch and
+ * on_trained are called from one thread at a time. The error is that of the first task that failed,
+ * as if they had been trained one after another. */
+mtbal_status mtbal_calibrate_tasks(const mtbal_calibrate_options *options, int ntasks,
+                                   const char *const *tasks, mtbal_calibration *results,
+                                   mtbal_on_epoch *on_epoch, void *context, mtbal_diag *diag);
+
+/* ------------------------------------------------------------------ store.c */
+
 /* Writes the model at `from`, with the results as its calibration states, to `to` (which may be the
  * same file). */
 mtbal_status mtbal_calibration_store(const char *from, const char *to, int count,
                                      const mtbal_calibration *results, mtbal_diag *diag);
+/* Calibrates a step graph that lies in memory (options->model is not looked at) and writes it to
+ * `to`, or nothing at all. */
+mtbal_status mtbal_calibrate_model(mtbal_model *model, const char *to,
+                                   const mtbal_calibrate_options *options, mtbal_arena *arena,
+                                   mtbal_calibration **results, int *count,
+                                   mtbal_on_epoch *on_epoch, void *context, mtbal_diag *diag);
 
 /* ------------------------------------------------------------------ measure.c */
 

@@ -16,8 +16,7 @@ typedef struct loop {
     mtbal_bind *binds;
     int64_t *order;
     double *loss, *grad_norm, *weight;
-    int64_t step, steps_total;
-    const char **norm_names, **weight_names;
+    int64_t step, steps_total, per_epoch;
 } loop;
 
 static double seconds(void)
@@ -27,40 +26,20 @@ static double seconds(void)
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-/* How many steps an epoch has. A step graph with a fixed batch leaves the last, smaller batch out.
- */
-static int64_t steps_per_epoch(const loop *l)
-{
-    return (l->data->samples + l->data->batch - 1) / l->data->batch;
-}
-
-static bool fixed_batch(const mtbal_session *s)
-{
-    for (int i = 0; i < s->nfeeds; i++)
-        if (s->feeds[i].rank > 0 && s->feeds[i].dims[0].size >= 0)
-            return true;
-    return false;
-}
-
+/* What a run needs beside the session: one piece of memory, given back at its end. */
 static mtbal_status prepare(loop *l)
 {
-    mtbal_session *s = l->session;
-    size_t tasks = (size_t)s->ntasks + 1;
-    l->binds = mtbal_arena_array(s->arena, (size_t)s->nfeeds + 1, sizeof *l->binds);
-    l->order = mtbal_arena_array(s->arena, (size_t)l->data->samples, sizeof *l->order);
-    l->loss = mtbal_arena_array(s->arena, 3 * tasks, sizeof *l->loss);
-    l->norm_names = mtbal_arena_array(s->arena, 2 * tasks, sizeof *l->norm_names);
-    if (!l->binds || !l->order || !l->loss || !l->norm_names)
+    const mtbal_session *s = l->session;
+    size_t tasks = (size_t)s->ntasks, feeds = (size_t)s->nfeeds + 1;
+    size_t samples = (size_t)l->data->samples;
+    l->order = mtbal_malloc(samples * sizeof *l->order + 3 * tasks * sizeof *l->loss +
+                            feeds * sizeof *l->binds);
+    if (!l->order)
         return mtbal_no_memory(l->diag);
+    l->loss = (double *)(l->order + samples);
     l->grad_norm = l->loss + tasks;
     l->weight = l->grad_norm + tasks;
-    l->weight_names = l->norm_names + tasks;
-    for (int i = 0; i < s->ntasks; i++) {
-        l->norm_names[i] = mtbal_arena_printf(s->arena, "mtbal/grad_norm/%s", s->tasks[i]);
-        l->weight_names[i] = mtbal_arena_printf(s->arena, "mtbal/weight/%s", s->tasks[i]);
-        if (!l->norm_names[i] || !l->weight_names[i])
-            return mtbal_no_memory(l->diag);
-    }
+    l->binds = (mtbal_bind *)(l->weight + tasks);
     return MTBAL_OK;
 }
 
@@ -90,8 +69,28 @@ static void set_learning_rate(const loop *l, mtbal_program *program)
     mtbal_tensor_set_f64(&as, 0, factor * program->lr);
 }
 
-static mtbal_status record(loop *l, const mtbal_program *program, int64_t epoch, int64_t n,
-                           double took)
+/* A training must go somewhere: finite losses of what has a weight, and some weight. */
+static mtbal_status check(const loop *l)
+{
+    const mtbal_session *s = l->session;
+    int off = 0;
+    for (int i = 0; i < s->ntasks; i++) {
+        off += l->weight[i] == 0;
+        if (!isfinite(l->loss[i]) && !(l->weight[i] == 0))
+            return mtbal_fail(l->diag, MTBAL_CHECK, s->path,
+                              "lower the learning rate (--set lr=...), or look at the data",
+                              "the loss %s became %f at step %lld", s->tasks[i], l->loss[i],
+                              (long long)l->step);
+    }
+    if (off < s->ntasks || off == 0)
+        return MTBAL_OK;
+    return mtbal_fail(l->diag, MTBAL_CHECK, s->path,
+                      "a task's G of +inf switches it off: leave one on",
+                      "all weights are 0 at step %lld: nothing is trained", (long long)l->step);
+}
+
+static mtbal_status record(loop *l, const mtbal_program *program, int64_t epoch, int64_t first,
+                           int64_t n, double took)
 {
     mtbal_session *s = l->session;
     mtbal_record r = {.step = l->step,
@@ -105,20 +104,15 @@ static mtbal_status record(loop *l, const mtbal_program *program, int64_t epoch,
                       .weight = l->weight,
                       .measured = program->mode == MTBAL_MEASURE,
                       .program = program,
-                      .samples = n};
+                      .samples = n,
+                      .order = l->order + first};
     for (int i = 0; i < s->ntasks; i++) {
         l->loss[i] = mtbal_program_scalar(program, s->losses[i]);
-        l->grad_norm[i] = mtbal_program_scalar(program, l->norm_names[i]);
-        l->weight[i] = mtbal_program_scalar(program, l->weight_names[i]);
+        l->grad_norm[i] = mtbal_program_scalar(program, s->norms[i]);
+        l->weight[i] = mtbal_program_scalar(program, s->weights[i]);
     }
     MTBAL_TRY(l->on_step ? l->on_step(l->context, &r, l->diag) : MTBAL_OK);
-    for (int i = 0; s->is_step && i < s->ntasks; i++)
-        if (!isfinite(l->loss[i]) && !(l->weight[i] == 0))
-            return mtbal_fail(l->diag, MTBAL_CHECK, s->path,
-                              "lower the learning rate (--set lr=...), or look at the data",
-                              "the loss %s became %f at step %lld", s->tasks[i], l->loss[i],
-                              (long long)l->step);
-    return MTBAL_OK;
+    return s->is_step ? check(l) : MTBAL_OK;
 }
 
 static mtbal_status one_step(loop *l, int64_t epoch, int64_t first)
@@ -135,23 +129,28 @@ static mtbal_status one_step(loop *l, int64_t epoch, int64_t first)
     set_learning_rate(l, program);
     double start = seconds();
     mtbal_instance_run(program->instance, l->options->seed + (uint64_t)l->step);
-    return record(l, program, epoch, n, seconds() - start);
+    return record(l, program, epoch, first, n, seconds() - start);
 }
 
+/* What is left of an epoch. A step graph with a fixed batch leaves the last, smaller batch out. */
 static mtbal_status one_epoch(loop *l, int64_t epoch)
 {
-    const mtbal_data *data = l->data;
-    bool whole_batches = fixed_batch(l->session) && !data->whole;
-    mtbal_data_order(data, l->options->shuffle, l->options->seed, epoch, l->order);
-    for (int64_t first = 0; first < data->samples; first += data->batch) {
-        if (l->steps_total && l->step == l->steps_total)
-            return MTBAL_OK;
-        if (whole_batches && data->samples - first < data->batch)
-            return MTBAL_OK;
-        MTBAL_TRY(one_step(l, epoch, first));
+    const mtbal_loop_options *o = l->options;
+    int64_t last = (epoch + 1) * l->per_epoch;
+    mtbal_data_order(l->data, o->shuffle, o->seed, epoch, l->order);
+    while (l->step < last && l->step < l->steps_total) {
+        MTBAL_TRY(one_step(l, epoch, (l->step - epoch * l->per_epoch) * l->data->batch));
         l->step++;
+        if (o->between)
+            MTBAL_TRY(o->between(l->context, l->step, l->diag));
     }
     return MTBAL_OK;
+}
+
+static int64_t steps_per_epoch(const mtbal_session *session, const mtbal_data *data)
+{
+    bool whole_batches = mtbal_session_batch_is_fixed(session) && !data->whole;
+    return (data->samples + (whole_batches ? 0 : data->batch - 1)) / data->batch;
 }
 
 mtbal_status mtbal_loop_run(mtbal_session *session, const mtbal_data *data,
@@ -163,17 +162,40 @@ mtbal_status mtbal_loop_run(mtbal_session *session, const mtbal_data *data,
               .options = options,
               .on_step = on_step,
               .context = context,
-              .diag = diag};
+              .diag = diag,
+              .step = options->first,
+              .per_epoch = steps_per_epoch(session, data)};
     MTBAL_TRY(prepare(&l));
-    int64_t per_epoch =
-        fixed_batch(session) && !data->whole ? data->samples / data->batch : steps_per_epoch(&l);
     int64_t epochs = options->epochs > 0 ? options->epochs : 1;
     if (options->epochs == 0 && options->limit > 0)
-        epochs = (options->limit + per_epoch - 1) / per_epoch;
-    l.steps_total = epochs * per_epoch;
+        epochs = (options->limit + l.per_epoch - 1) / l.per_epoch;
+    l.steps_total = epochs * l.per_epoch;
     if (options->limit > 0 && options->limit < l.steps_total)
         l.steps_total = options->limit;
-    for (int64_t epoch = 0; epoch < epochs && l.step < l.steps_total; epoch++)
-        MTBAL_TRY(one_epoch(&l, epoch));
+    mtbal_status status = MTBAL_OK;
+    while (l.step < l.steps_total && status == MTBAL_OK)
+        status = one_epoch(&l, l.step / l.per_epoch);
+    mtbal_free(l.order);
+    return status;
+}
+
+mtbal_status mtbal_loop_restore(mtbal_session *session, const mtbal_data *data, bool measure,
+                                const void *states, size_t size, mtbal_diag *diag)
+{
+    mtbal_program *program;
+    mtbal_bind *binds = mtbal_malloc(((size_t)session->nfeeds + 1) * sizeof *binds);
+    if (!binds)
+        return mtbal_no_memory(diag);
+    mtbal_data_binds(session, data, data->whole ? 1 : data->batch, binds);
+    mtbal_status status = mtbal_session_program(
+        session, session->nfeeds, binds, measure ? MTBAL_MEASURE : MTBAL_TRAIN, &program, diag);
+    mtbal_free(binds);
+    if (status != MTBAL_OK)
+        return status;
+    if (mtbal_session_state_bytes(session) != size)
+        return mtbal_fail(diag, MTBAL_INVALID, session->path, "start anew without --resume",
+                          "the checkpoint holds %zu bytes of states, the model has %zu", size,
+                          mtbal_session_state_bytes(session));
+    mtbal_session_load_states(session, states);
     return MTBAL_OK;
 }

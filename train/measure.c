@@ -121,13 +121,6 @@ static mtbal_status run(const mtbal_probe *p, mtbal_mode mode, const int64_t *or
     return MTBAL_OK;
 }
 
-static double norm_of(const mtbal_program *program, const char *task)
-{
-    char name[512];
-    snprintf(name, sizeof name, "mtbal/grad_norm/%s", task);
-    return mtbal_program_scalar(program, name);
-}
-
 mtbal_status mtbal_probe_rms(const mtbal_probe *probe, double *rms, mtbal_diag *diag)
 {
     const mtbal_session *s = probe->session;
@@ -140,20 +133,12 @@ mtbal_status mtbal_probe_rms(const mtbal_probe *probe, double *rms, mtbal_diag *
         mtbal_data_draw(probe->data, probe->seed, b, probe->batch, order);
         status = run(probe, MTBAL_PROBE, order, probe->batch, &program, diag);
         for (int t = 0; t < s->ntasks && status == MTBAL_OK; t++)
-            rms[t] += pow(norm_of(program, s->tasks[t]), 2) / (double)probe->count;
+            rms[t] += pow(mtbal_program_scalar(program, s->norms[t]), 2) / (double)probe->count;
     }
     for (int t = 0; t < s->ntasks; t++)
         rms[t] = sqrt(rms[t]);
     mtbal_free(order);
     return status;
-}
-
-static bool batch_is_fixed(const mtbal_session *s)
-{
-    for (int i = 0; i < s->nfeeds; i++)
-        if (s->feeds[i].rank > 0 && s->feeds[i].dims[0].size >= 0)
-            return true;
-    return false;
 }
 
 /* Sums over the batches first .. first+k of a union; what is left of |E g|^2 after its sampling
@@ -162,7 +147,7 @@ static bool batch_is_fixed(const mtbal_session *s)
 static mtbal_status probe_union(const mtbal_probe *p, int task, int64_t first, int64_t k,
                                 int64_t *order, double *mean, double *square, mtbal_diag *diag)
 {
-    const char *name = p->session->tasks[task], *output = p->session->losses[task];
+    const char *norm = p->session->norms[task], *output = p->session->losses[task];
     mtbal_program *program;
     double loss = 0;
     *square = 0;
@@ -170,11 +155,11 @@ static mtbal_status probe_union(const mtbal_probe *p, int task, int64_t first, i
         int64_t *part = order + b * p->batch;
         mtbal_data_draw(p->data, p->seed, first + b, p->batch, part);
         MTBAL_TRY(run(p, MTBAL_PROBE, part, p->batch, &program, diag));
-        *square += pow(norm_of(program, name), 2) / (double)k;
+        *square += pow(mtbal_program_scalar(program, norm), 2) / (double)k;
         loss += mtbal_program_scalar(program, output) / (double)k;
     }
     MTBAL_TRY(run(p, MTBAL_PROBE, order, k * p->batch, &program, diag));
-    double whole = mtbal_program_scalar(program, output), g = norm_of(program, name);
+    double whole = mtbal_program_scalar(program, output), g = mtbal_program_scalar(program, norm);
     if (fabs(whole - (double)k * loss) < fabs(whole - loss)) { /* a sum over samples */
         whole /= (double)k;
         g /= (double)k;
@@ -188,7 +173,7 @@ mtbal_status mtbal_probe_snr(const mtbal_probe *probe, int task, double *snr, mt
 {
     int64_t k = probe->count < UNION ? probe->count : UNION;
     *snr = NAN;
-    if (batch_is_fixed(probe->session) || k < 2)
+    if (mtbal_session_batch_is_fixed(probe->session) || k < 2)
         return MTBAL_OK;
     int64_t *order = mtbal_malloc((size_t)(k * probe->batch) * sizeof *order);
     double means = 0, squares = 0;

@@ -1,5 +1,5 @@
 /* train/session.c: one model file, its programs and its states. */
-#include "train/train.h"
+#include "train/limits.h"
 
 #include <math.h>
 #include <string.h>
@@ -66,9 +66,27 @@ static mtbal_status list_outputs(mtbal_session *s, const mtbal_graph *graph, mtb
     return MTBAL_OK;
 }
 
-static mtbal_status read_metadata(mtbal_session *s, const mtbal_model *model, mtbal_diag *diag)
+/* PREFIX/T for every task. */
+static const char **name_outputs(mtbal_session *s, const char *prefix)
 {
-    mtbal_list tasks, states, shared;
+    const char **names = mtbal_arena_array(s->arena, (size_t)s->ntasks + 1, sizeof *names);
+    for (int i = 0; names && i < s->ntasks; i++)
+        if (!(names[i] = mtbal_arena_printf(s->arena, "%s/%s", prefix, s->tasks[i])))
+            return NULL;
+    return names;
+}
+
+static bool has_state(const mtbal_session *s, const char *name)
+{
+    for (int i = 0; i < s->nstates; i++)
+        if (!strcmp(s->states[i], name))
+            return true;
+    return false;
+}
+
+static mtbal_status read_metadata(mtbal_session *s, mtbal_model *model, mtbal_diag *diag)
+{
+    mtbal_list tasks, states, shared, params;
     MTBAL_TRY(mtbal_property_list(model, "mtbal.tasks", s->arena, &tasks, diag));
     MTBAL_TRY(mtbal_property_list(model, "mtbal.state", s->arena, &states, diag));
     MTBAL_TRY(mtbal_property_list(model, "mtbal.shared", s->arena, &shared, diag));
@@ -77,11 +95,40 @@ static mtbal_status read_metadata(mtbal_session *s, const mtbal_model *model, mt
     s->ntasks = tasks.count;
     s->tasks = tasks.names;
     s->losses = tasks.values;
+    s->norms = name_outputs(s, "mtbal/grad_norm");
+    s->weights = name_outputs(s, "mtbal/weight");
+    if (!s->norms || !s->weights)
+        return mtbal_no_memory(diag);
     s->nstates = states.count;
     s->states = states.names;
     s->is_step = states.count > 0;
+    MTBAL_TRY(mtbal_property_list(model, "mtbal.params", s->arena, &params, diag));
+    for (int i = 0; i < params.count; i++)
+        s->trains = s->trains || has_state(s, params.names[i]);
+    s->is_calibrated = s->ntasks > 0;
+    for (int i = 0; i < s->ntasks; i++) {
+        const char *name = mtbal_arena_printf(s->arena, "mtbal/calibration/%s", s->tasks[i]);
+        if (!name)
+            return mtbal_no_memory(diag);
+        s->is_calibrated = s->is_calibrated && has_state(s, name);
+    }
     MTBAL_TRY(list_feeds(s, model->graph, diag));
-    return list_outputs(s, model->graph, diag);
+    MTBAL_TRY(list_outputs(s, model->graph, diag));
+    return mtbal_limits_find(s, model, diag);
+}
+
+int mtbal_processors(void)
+{
+    long processors = sysconf(_SC_NPROCESSORS_ONLN);
+    return processors < 1 ? 1 : processors > 16 ? 16 : (int)processors;
+}
+
+bool mtbal_session_batch_is_fixed(const mtbal_session *session)
+{
+    for (int i = 0; i < session->nfeeds; i++)
+        if (session->feeds[i].rank > 0 && session->feeds[i].dims[0].size >= 0)
+            return true;
+    return false;
 }
 
 mtbal_status mtbal_session_open(const char *path, const mtbal_session_options *options,
@@ -97,10 +144,8 @@ mtbal_status mtbal_session_open(const char *path, const mtbal_session_options *o
     s->arena = arena;
     s->options = *options;
     s->path = mtbal_arena_printf(arena, "%s", path);
-    if (s->options.threads < 1) {
-        long processors = sysconf(_SC_NPROCESSORS_ONLN);
-        s->options.threads = processors < 1 ? 1 : processors > 16 ? 16 : (int)processors;
-    }
+    if (s->options.threads < 1)
+        s->options.threads = mtbal_processors();
     mtbal_model *model = NULL;
     mtbal_status status = s->path ? mtbal_onnx_read(path, &model, diag) : mtbal_no_memory(diag);
     if (status == MTBAL_OK)

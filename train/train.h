@@ -17,6 +17,8 @@ typedef struct mtbal_setting {
     double value;
 } mtbal_setting;
 
+int mtbal_processors(void); /* at least 1 */
+
 typedef struct mtbal_session_options {
     int threads; /* >= 1; 0: as many as processors */
     int nset;
@@ -41,6 +43,7 @@ typedef struct mtbal_feed {
     mtbal_dtype dtype;
     int rank;
     mtbal_dim dims[RT_MAX_RANK];
+    struct mtbal_limit *limits; /* of an integer's values: limits.h */
 } mtbal_feed;
 
 /* One model file, lowered for as many shapes as were met, with one set of states. */
@@ -51,10 +54,14 @@ typedef struct mtbal_session {
     int ntasks, nstates, nfeeds, noutputs;
     const char **tasks;   /* names */
     const char **losses;  /* output that holds the task's loss */
+    const char **norms;   /* mtbal/grad_norm/T */
+    const char **weights; /* mtbal/weight/T */
     const char **states;  /* names */
     const char **outputs; /* all graph outputs, in order */
     mtbal_feed *feeds;
-    bool is_step; /* a step graph: has states */
+    bool is_step;       /* a step graph: has states */
+    bool trains;        /* parameters are among them */
+    bool is_calibrated; /* and so is mtbal/calibration/T for every task */
     int nshared;
     const char **shared; /* parameters that two or more tasks reach */
     bool has_weights, has_norms, has_cosine, has_tensors;
@@ -78,6 +85,7 @@ typedef struct mtbal_program {
 mtbal_status mtbal_session_open(const char *path, const mtbal_session_options *options,
                                 mtbal_session **session, mtbal_diag *diag);
 void mtbal_session_close(mtbal_session *session);
+bool mtbal_session_batch_is_fixed(const mtbal_session *session); /* by some feed's first axis */
 /* The program for these shapes (lowered at the first call), holding the session's states. */
 mtbal_status mtbal_session_program(mtbal_session *session, int nbinds, const mtbal_bind *binds,
                                    mtbal_mode mode, mtbal_program **program, mtbal_diag *diag);
@@ -106,8 +114,8 @@ typedef struct mtbal_data {
 } mtbal_data;
 
 /* Reads an npz and checks it against the session: every feed there, right type, right shape, same
- * number of samples. batch 0: the model's own where it is fixed, else 32 (or all samples, when
- * there are fewer). */
+ * number of samples; class numbers and indices within what the model knows. batch 0: the model's
+ * own where it is fixed, else 32 (or all samples, when there are fewer). */
 mtbal_status mtbal_data_open(const mtbal_session *session, const char *path, bool whole,
                              int64_t batch, mtbal_data **data, mtbal_diag *diag);
 void mtbal_data_close(mtbal_data *data);
@@ -144,6 +152,10 @@ typedef struct mtbal_loop_options {
     uint64_t seed;
     mtbal_schedule schedule; /* zeros: the learning rate stays */
     int64_t before;          /* steps of the schedule that were taken before this call */
+    int64_t first;           /* step to begin with, of a run that was interrupted */
+    /* Called between a step that went well and step `next`, as the place where states may be saved.
+     * May be NULL. Any status but MTBAL_OK ends the run with it. */
+    mtbal_status (*between)(void *context, int64_t next, mtbal_diag *diag);
 } mtbal_loop_options;
 
 /* What a step showed. Arrays are [session->ntasks]; NAN where not measured. */
@@ -154,7 +166,8 @@ typedef struct mtbal_record {
     const double *loss, *grad_norm, *weight;
     bool measured;
     const mtbal_program *program;
-    int64_t samples; /* in this batch */
+    int64_t samples;      /* in this batch */
+    const int64_t *order; /* [samples] which of the data's */
 } mtbal_record;
 /* Called after each step; any status but MTBAL_OK ends the run with it. */
 typedef mtbal_status mtbal_on_step(void *context, const mtbal_record *record, mtbal_diag *diag);
@@ -163,6 +176,10 @@ typedef mtbal_status mtbal_on_step(void *context, const mtbal_record *record, mt
 mtbal_status mtbal_loop_run(mtbal_session *session, const mtbal_data *data,
                             const mtbal_loop_options *options, mtbal_on_step *on_step,
                             void *context, mtbal_diag *diag);
+/* Puts states back that mtbal_session_save_states gave after a step, before any step of this
+ * session. MTBAL_INVALID when there are more or less of them. */
+mtbal_status mtbal_loop_restore(mtbal_session *session, const mtbal_data *data, bool measure,
+                                const void *states, size_t size, mtbal_diag *diag);
 
 /* ------------------------------------------------------------------ collect.c */
 

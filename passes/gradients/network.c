@@ -360,7 +360,7 @@ RULE(resize)
     if (rank < 1 || rank > 8 ||
         !strcmp(mtbal_attr_s(g->node, "coordinate_transformation_mode", ""),
                 "tf_crop_and_resize") ||
-        mtbal_attr_find(g->node, "keep_aspect_ratio_policy"))
+        strcmp(mtbal_attr_s(g->node, "keep_aspect_ratio_policy", "stretch"), "stretch"))
         return rule_unsupported(
             g, "a Resize that crops, keeps the aspect ratio, or has an operand of unknown rank");
     mtbal_value *in_shape = mtbal_emit_shape(b, x), *out_shape = mtbal_emit_shape(b, g->y[0]);

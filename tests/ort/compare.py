@@ -26,6 +26,8 @@ FILES = [
     ("fixtures", "control_flow.onnx"), ("fixtures", "double.onnx"), ("fixtures", "dynamo_like.onnx"),
     ("fixtures", "external.onnx"), ("fixtures", "metadata_ir10_fields.onnx"), ("fixtures", "tied.onnx"),
     ("fixtures", "weights_as_constants.onnx"),
+    ("rnn_tag", "model.op13.onnx"), ("rnn_tag", "model.op17.onnx"), ("rnn_steps", "model.op17.onnx"),
+    ("mmoe", "model.op13.onnx"),
 ]
 HEADS = {"heads.onnx": ["--loss", "loss_cls=cross-entropy:{0},label", "--loss", "loss_reg=mse:{1},target"]}
 OPTIMIZERS = ["sgd", "momentum", "adam", "adamw"]
