@@ -3,6 +3,7 @@
 # make test       runs all tests
 # make strict     builds with gcc and clang, every warning an error; checks the formatting
 # make sanitize   runs the tests under AddressSanitizer and UBSan
+# make valgrind   runs the commands and short tests under valgrind's memcheck
 # make test-ort   compares with ONNX Runtime (installs it into .venv)
 # make test-torch compares calibrations with an independent PyTorch program (installs torch into .venv-torch)
 # make test-networks compares whole networks from PyTorch's exporters (the same)
@@ -69,6 +70,14 @@ test-run: $(TEST_X)
 sanitize: deps
 	@$(MAKE) --no-print-directory BUILD=build/asan BIN=build/asan/bin CFLAGS="-O1 -g -fno-omit-frame-pointer" \
 	    MODE="-fsanitize=address,undefined -fno-sanitize-recover=undefined" all test-run
+
+# The three commands end to end, and tests that do not run for minutes there; CK_FORK=no: in one process.
+VALGRIND   := valgrind --quiet --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite
+GRIND_TEST := functions flops lower build graph npz onnxio text
+valgrind: deps
+	$(call install,valgrind)
+	@$(MAKE) --no-print-directory all $(GRIND_TEST:%=$(BUILD)/tests/test_%)
+	@BIN=$(BIN) VALGRIND="$(VALGRIND)" sh tests/valgrind.sh $(GRIND_TEST:%=$(BUILD)/tests/test_%)
 
 # gcc and clang, every warning an error, the formatting checked.
 strict: deps

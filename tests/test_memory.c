@@ -11,7 +11,7 @@
 
 #define HEAD "<ir_version: 8, opset_import: [\"\" : 13]>\n"
 
-/* Small networks that need all passes between them: functions, control flow, convolution, running
+/* Small networks that need many passes between them: control flow, convolution, running
  * statistics, class losses, shape arithmetic. NULL text: the file. */
 static const struct network {
     const char *file, *text, *optimizer;
@@ -20,7 +20,6 @@ static const struct network {
     {"tests/data/models/fixtures/tied.onnx", NULL, "adam", MTBAL_OUT_NORMS},
     {"tests/data/models/fixtures/control_flow.onnx", NULL, "sgd",
      MTBAL_OUT_NORMS | MTBAL_OUT_GRAM | MTBAL_OUT_GRADS | MTBAL_OUT_TASK_GRADS},
-    {"tests/data/models/mlp_cls_reg/functions.onnx", NULL, "momentum", MTBAL_OUT_NORMS},
     {"convolution",
      HEAD
      "g (float[n,1,4,4] x, int64[n] l) => (float a, float b) <float[2,1,3,3] w = {1, 2, 3, 4, 5, "
@@ -114,6 +113,7 @@ typedef struct guarded {
     mtbal_status (*body)(void *context);
     void *context;
     int failures;
+    bool has_old; /* the old output is in its place */
 } guarded;
 
 /* The body beside an older output: that is there after an error, a whole model after none. */
@@ -122,13 +122,15 @@ static mtbal_status keep_output(void *context)
     guarded *g = context;
     size_t size;
     int before;
-    files_write(out, old_output, sizeof old_output);
+    if (!g->has_old)
+        files_write(out, old_output, sizeof old_output);
     before = files_count();
     mtbal_status status = g->body(g->context);
     char *left = (char *)files_read(out, &size);
     bool is_old = size == sizeof old_output && !memcmp(left, old_output, size);
     free(left);
     g->failures += status != MTBAL_OK;
+    g->has_old = is_old;
     ck_assert_msg(is_old == (status != MTBAL_OK), "status %d, and the output is the %s file",
                   status, is_old ? "old" : "new");
     ck_assert_int_eq(files_count(), before);
@@ -151,7 +153,7 @@ static int fail_each_call(guarded *g)
 
 START_TEST(test_rewrite_allocations)
 {
-    guarded g = {rewrite, (void *)(uintptr_t)&networks[_i], 0};
+    guarded g = {rewrite, (void *)(uintptr_t)&networks[_i], 0, false};
     begin(&networks[_i]);
     ck_assert_int_gt(fail_each_allocation(keep_output, &g), 20);
     ck_assert_int_gt(g.failures, 20);
@@ -160,7 +162,7 @@ END_TEST
 
 START_TEST(test_train_allocations)
 {
-    guarded g = {train, NULL, 0};
+    guarded g = {train, NULL, 0, false};
     make_training();
     ck_assert_int_gt(fail_each_allocation(keep_output, &g), 20);
     ck_assert_int_gt(g.failures, 20);
@@ -169,7 +171,7 @@ END_TEST
 
 START_TEST(test_calls)
 {
-    guarded g = {_i ? train : rewrite, (void *)(uintptr_t)&networks[0], 0};
+    guarded g = {_i ? train : rewrite, (void *)(uintptr_t)&networks[0], 0, false};
     if (_i)
         make_training();
     else
