@@ -5,10 +5,11 @@
 # make sanitize   runs the tests under AddressSanitizer and UBSan
 # make valgrind   runs the commands and short tests under valgrind's memcheck
 # make test-ort   compares with ONNX Runtime (installs it into .venv)
+# make conformance   runs ONNX's own tests in DATA=FOLDER (default: the training operators')
 # make test-torch compares calibrations with an independent PyTorch program (installs torch into .venv-torch)
 # make test-networks compares whole networks from PyTorch's exporters (the same)
 # make bench      measures
-# make bench-flops     counts what a step multiplies (docs/flops.md)
+# make bench-flops    counts what a step multiplies
 # make bench-balance   trains the problems of models/ with every balancing; SEEDS=5
 # make test-emit  compiles emitted C with several compilers and checkers, and compares
 # make test-cross the same for 64-bit and 32-bit ARM, under qemu
@@ -27,7 +28,7 @@ ALL_C    = $(CPP) -std=c11 $(WARN) $(CFLAGS) $(KERNEL) $(MODE)
 LIBS    := -lprotobuf-c -lz -lm -lpthread
 Q       := $(if $(V),,@)
 
-FOLDERS := graph graph/ops onnxio passes passes/gradients passes/balance runtime runtime/kernels lower lower/ops lower/c train
+FOLDERS := graph graph/ops onnxio passes passes/gradients passes/balance passes/ort runtime runtime/kernels lower lower/ops lower/c train
 SOURCES := $(foreach f,$(FOLDERS),$(wildcard $(f)/*.c))
 CLI     := $(filter-out cli/mtbal-%.c,$(wildcard cli/*.c))
 OBJECTS := $(SOURCES:%.c=$(BUILD)/%.o)
@@ -39,8 +40,7 @@ TEST_X  := $(TESTS:tests/%.c=$(BUILD)/tests/%)
 LIB     := $(BUILD)/libmtbal.a
 PROTO   ?= /usr/include/onnx/onnx.proto
 
-.PHONY: all clean deps demo test test-run strict sanitize valgrind test-ort test-torch test-networks bench bench-balance bench-flops format \
-        test-emit test-cross bench-emit
+.PHONY: all clean deps demo test test-run strict sanitize valgrind conformance test-ort test-torch test-networks bench bench-flops bench-balance format test-emit test-cross bench-emit
 all: $(TOOLS)
 
 # ---------------------------------------------------------------- what a fresh Debian machine needs
@@ -71,9 +71,9 @@ sanitize: deps
 	@$(MAKE) --no-print-directory BUILD=build/asan BIN=build/asan/bin CFLAGS="-O1 -g -fno-omit-frame-pointer" \
 	    MODE="-fsanitize=address,undefined -fno-sanitize-recover=undefined" all test-run
 
-# The three commands end to end, and tests that do not run for minutes there; CK_FORK=no: in one process.
+# The commands end to end, and tests that do not run for minutes there.
 VALGRIND   := valgrind --quiet --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite
-GRIND_TEST := functions flops lower build graph npz onnxio text
+GRIND_TEST := functions flops build graph npz text
 valgrind: deps
 	$(call install,valgrind)
 	@$(MAKE) --no-print-directory all $(GRIND_TEST:%=$(BUILD)/tests/test_%)
@@ -102,6 +102,10 @@ test-networks: deps
 	@$(MAKE) --no-print-directory all
 	@BIN=$(BIN) sh tests/torch/run.sh networks.py
 
+conformance: deps
+	@$(MAKE) --no-print-directory $(BUILD)/tests/conformance/conformance
+	@$(BUILD)/tests/conformance/conformance $(or $(DATA),tests/data/onnx_training)
+
 # Emitted C: every dialect and checker; other processors.
 test-emit: deps
 	$(call install,clang g++ valgrind unzip libc6-dev-i386 lib32gcc-12-dev)
@@ -123,8 +127,8 @@ bench: deps
 	@BENCH=$(BUILD) BIN=$(BIN) sh bench/run.sh
 
 bench-flops: deps
-	@$(MAKE) --no-print-directory $(BUILD)/tests/test_flops
-	@$(BUILD)/tests/test_flops --table
+	@$(MAKE) --no-print-directory $(BUILD)/bench/bench_flops
+	@$(BUILD)/bench/bench_flops
 
 SEEDS    ?= 5
 PROBLEMS ?=
@@ -170,8 +174,9 @@ $(BIN)/%: $(BUILD)/cli/%.o $(CLI_O) $(LIB)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(ALL_C) -o $@ $^ $(LIBS)
 
+$(BUILD)/bench/bench_flops: $(BUILD)/tests/flops.o
 $(BUILD)/bench/%: $(BUILD)/bench/%.o $(LIB)
-	$(Q)$(CC) $(ALL_C) -o $@ $^ $(LIBS)
+	$(Q)$(CC) $(ALL_C) -o $@ $(filter %.o,$^) $(LIB) $(LIBS)
 
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(TEST_O) $(CLI_O) $(LIB)
 	$(Q)$(CC) $(ALL_C) -o $@ $^ $(LIBS) $(shell pkg-config --libs check)

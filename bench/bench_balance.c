@@ -10,6 +10,7 @@
  * them off, so that tables do not depend on which does what. */
 #include "passes/passes.h"
 #include "train/calibrate.h"
+#include "train/trace.h"
 
 #include <math.h>
 #include <stdatomic.h>
@@ -25,7 +26,7 @@ static const double rates[NRATES] = {1e-3, 3e-3, 1e-2, 3e-2};
 
 /* ------------------------------------------------------------------ the problems */
 
-typedef enum metric { ACCURACY, SIGN_ACCURACY, NRMSE } metric;
+typedef enum metric { ACCURACY, NRMSE } metric;
 typedef struct problem {
     const char *name, *label;
     int steps, ntasks;
@@ -45,7 +46,7 @@ static const problem problems[] = {
      2000,
      5,
      {{"digit", "label", ACCURACY},
-      {"odd", "odd", SIGN_ACCURACY},
+      {"odd", "odd", ACCURACY},
       {"ink", "ink", NRMSE},
       {"clean", "picture", NRMSE},
       {"rumour", "rumour", ACCURACY}}},
@@ -169,68 +170,38 @@ static void make_step(const problem *p, int seed)
 
 /* ------------------------------------------------------------------ metrics */
 
-/* Row and width of a tensor [samples, width] or [samples]. */
-static double accuracy(const rt_tensor *pred, const mtbal_array *label, int64_t n)
+/* Metrics of all tasks over all samples of the data, into metrics [ntasks]. */
+static mtbal_status judge_data(mtbal_session *s, const problem *p, const mtbal_data *data,
+                               double *metrics, mtbal_diag *diag)
 {
-    int64_t width = rt_count(pred) / n, right = 0;
-    for (int64_t i = 0; i < n; i++) {
-        const float *row = (const float *)pred->data + i * width;
-        int64_t best = 0;
-        for (int64_t k = 1; k < width; k++)
-            best = row[k] > row[best] ? k : best;
-        right += best == ((const int64_t *)label->data)[i];
+    mtbal_program *program;
+    mtbal_bind binds[16];
+    char text[128];
+    mtbal_data_binds(s, data, data->samples, binds);
+    MTBAL_TRY(mtbal_session_program(s, s->nfeeds, binds, MTBAL_EVALUATE, &program, diag));
+    mtbal_data_load(s, data, NULL, data->samples, program);
+    mtbal_instance_run(program->instance, 0);
+    for (int t = 0; t < p->ntasks; t++) {
+        mtbal_metric metric;
+        mtbal_metric_sum sum = {0};
+        snprintf(text, sizeof text, "%s:pred_%s,%s",
+                 p->tasks[t].metric == NRMSE ? "nrmse" : "accuracy", p->tasks[t].name,
+                 p->tasks[t].target);
+        MTBAL_TRY(mtbal_metric_parse(text, s->arena, &metric, diag));
+        MTBAL_TRY(mtbal_metric_add(&metric, program, data, NULL, data->samples, &sum, diag));
+        metrics[t] = mtbal_metric_value(&metric, &sum);
     }
-    return 100.0 * (double)right / (double)n;
-}
-
-static double sign_accuracy(const rt_tensor *pred, const mtbal_array *target, int64_t n)
-{
-    int64_t right = 0;
-    for (int64_t i = 0; i < n; i++)
-        right += (((const float *)pred->data)[i] > 0) == (((const float *)target->data)[i] > 0.5f);
-    return 100.0 * (double)right / (double)n;
-}
-
-/* Root mean squared error over the target's standard deviation. */
-static double nrmse(const rt_tensor *pred, const mtbal_array *target)
-{
-    const float *y = target->data, *f = pred->data;
-    int64_t n = rt_count(pred);
-    double mean = 0, variance = 0, error = 0;
-    for (int64_t i = 0; i < n; i++)
-        mean += y[i] / (double)n;
-    for (int64_t i = 0; i < n; i++) {
-        variance += (y[i] - mean) * (y[i] - mean);
-        error += ((double)f[i] - y[i]) * ((double)f[i] - y[i]);
-    }
-    return sqrt(error / variance);
+    return MTBAL_OK;
 }
 
 static mtbal_status judge(mtbal_session *s, const problem *p, const char *part, double *metrics,
                           mtbal_diag *diag)
 {
-    char path[256], name[64];
+    char path[256];
     mtbal_data *data = NULL;
-    mtbal_program *program;
-    mtbal_bind binds[16];
     data_path(path, p, part);
     MTBAL_TRY(mtbal_data_open(s, path, false, 1 << 20, &data, diag));
-    mtbal_data_binds(s, data, data->samples, binds);
-    mtbal_status status =
-        mtbal_session_program(s, s->nfeeds, binds, MTBAL_EVALUATE, &program, diag);
-    if (status == MTBAL_OK) {
-        mtbal_data_load(s, data, NULL, data->samples, program);
-        mtbal_instance_run(program->instance, 0);
-        for (int t = 0; t < p->ntasks; t++) {
-            snprintf(name, sizeof name, "pred_%s", p->tasks[t].name);
-            const rt_tensor *pred = mtbal_instance_output(program->instance, name);
-            const mtbal_array *target = mtbal_npz_find(data->npz, p->tasks[t].target);
-            metrics[t] = p->tasks[t].metric == ACCURACY ? accuracy(pred, target, data->samples)
-                         : p->tasks[t].metric == SIGN_ACCURACY
-                             ? sign_accuracy(pred, target, data->samples)
-                             : nrmse(pred, target);
-        }
-    }
+    mtbal_status status = judge_data(s, p, data, metrics, diag);
     mtbal_data_close(data);
     return status;
 }

@@ -1,5 +1,6 @@
 /* cli/emit.c: --emit-c: a written model as a folder of C. */
 #include "cli/cli.h"
+#include "passes/passes.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -211,7 +212,9 @@ mtbal_status cli_emit(const cli_emission *e, const char *path, mtbal_plan_info *
     mtbal_plan *plan = NULL;
     MTBAL_TRY(mtbal_onnx_read(path, &model, diag));
     emission s = {.e = e, .graph = model->graph, .path = path, .arena = arena, .diag = diag};
-    mtbal_status status = lower(&s, model, &plan);
+    mtbal_status status = mtbal_standard_form(model, diag);
+    if (status == MTBAL_OK)
+        status = lower(&s, model, &plan);
     if (status == MTBAL_OK) {
         mtbal_plan_describe(plan, info);
         status = write_files(&s, plan);

@@ -65,7 +65,10 @@ static const cli_option options[] = {
     {"input-shape", 0, CLI_TEXTS, &a.emit.shapes, "NAME:D0,D1,..",
      "all sizes of an input in C (repeatable)"},
     {"target", 0, CLI_TEXT, &a.target, "FORM",
-     "step (default); ort-training: a folder of artifacts for ONNX\nRuntime's training sessions"},
+     "step (default); training-info: the step beside the network, as\nONNX's TrainingInfoProto; "
+     "ort-training, ort-training-1.17: a folder\nof artifacts for ONNX Runtime's training "
+     "sessions; "
+     "standard: IN's\nown training (training_info, Gradient, Adam, ...) in standard\noperators"},
     {"checkpoint", 0, CLI_TEXT, &a.checkpoint, "C",
      "with --inference: the checkpoint of a training session"},
     {"list-passes", 0, CLI_FLAG, &a.list_passes, NULL, "print the pass table"},
@@ -146,6 +149,16 @@ typedef struct report {
     mtbal_calibration *calibrations; /* [ncalibrations], with --calibrate */
     int ncalibrations;
 } report;
+
+/* Of the main graph, and of the training steps beside it. */
+static mtbal_status count_ops(report *r, const mtbal_model *model, mtbal_diag *diag)
+{
+    mtbal_status status = mtbal_graph_walk(model->graph, count_op, &r->ops);
+    for (int i = 0; i < model->ntrainings && status == MTBAL_OK; i++)
+        if (model->trainings[i]->algorithm)
+            status = mtbal_graph_walk(model->trainings[i]->algorithm, count_op, &r->ops);
+    return status == MTBAL_OK ? MTBAL_OK : mtbal_no_memory(diag);
+}
 
 static int64_t size_of(const char *form, const char *name, mtbal_arena *arena)
 {
@@ -429,6 +442,7 @@ static mtbal_status make_options(mtbal_options *o, mtbal_diag *diag)
     if (a.weights.count)
         o->balance = "weights";
     o->clip = a.clip;
+    o->target = a.target;
     o->inline_functions = a.inline_functions;
     o->untie = a.untie;
     o->dump_to = stdout;
@@ -437,9 +451,25 @@ static mtbal_status make_options(mtbal_options *o, mtbal_diag *diag)
     return a.inference ? MTBAL_OK : parse_outputs(o, diag);
 }
 
+static bool is_target(const char *name)
+{
+    return !a.inference && a.target && !strcmp(a.target, name);
+}
+
 static bool writes_folder(void)
 {
-    return !a.inference && a.target && !strcmp(a.target, "ort-training");
+    return !a.inference && mtbal_is_ort_target(a.target);
+}
+
+static mtbal_status check_target(mtbal_diag *diag)
+{
+    static const char *const targets[] = {"step", "training-info", "standard"};
+    for (size_t i = 0; i < sizeof targets / sizeof *targets; i++)
+        if (!a.target || !strcmp(a.target, targets[i]) || mtbal_is_ort_target(a.target))
+            return MTBAL_OK;
+    return mtbal_fail(diag, MTBAL_USAGE, "--target",
+                      "choose from step, training-info, standard, ort-training, ort-training-1.17",
+                      "there is no target '%s'", a.target);
 }
 
 static mtbal_status calibrate(report *r, mtbal_model *model, mtbal_arena *arena, mtbal_diag *diag)
@@ -463,7 +493,9 @@ static mtbal_status convert(report *r, mtbal_model *model, const mtbal_options *
                             mtbal_context **context, mtbal_arena *arena, mtbal_diag *diag)
 {
     if (a.calibrate && (a.inference || writes_folder()))
-        return mtbal_fail(diag, MTBAL_USAGE, "--calibrate", "leave one of them out",
+        return mtbal_fail(diag, MTBAL_USAGE, "--calibrate",
+                          a.inference ? "leave one of them out"
+                                      : "calibrate a step graph, then give that as IN",
                           "what is calibrated is a step graph, not %s",
                           a.inference ? "an inference graph" : "--target ort-training");
     if (a.checkpoint && !a.inference)
@@ -483,10 +515,12 @@ static mtbal_status convert(report *r, mtbal_model *model, const mtbal_options *
                           "C is made of a step graph, not of --target ort-training");
     if (writes_folder())
         return mtbal_artifacts_write(model, o, r->out, context, diag);
-    if (a.target && strcmp(a.target, "step"))
-        return mtbal_fail(diag, MTBAL_USAGE, "--target", "choose from step, ort-training",
-                          "there is no target '%s'", a.target);
-    MTBAL_TRY(mtbal_rewrite(model, o, context, diag));
+    if (is_target("standard"))
+        MTBAL_TRY(mtbal_standard_form(model, diag));
+    else
+        MTBAL_TRY(mtbal_rewrite(model, o, context, diag));
+    if (is_target("training-info"))
+        MTBAL_TRY(mtbal_training_info(*context));
     return a.calibrate ? calibrate(r, model, arena, diag) : mtbal_onnx_write(model, r->out, diag);
 }
 
@@ -494,13 +528,13 @@ static mtbal_status rewrite(report *r, mtbal_model **model, mtbal_arena *arena, 
 {
     mtbal_options o;
     MTBAL_TRY(make_options(&o, diag));
+    MTBAL_TRY(check_target(diag));
     MTBAL_TRY(cli_emission_check(&a.emit, arena, diag));
     double start = cli_seconds();
     MTBAL_TRY(mtbal_onnx_read(r->in, model, diag));
     r->ops.arena = arena;
     r->bytes_before = size_of("%s", r->in, arena);
-    if (mtbal_graph_walk((*model)->graph, count_op, &r->ops) != MTBAL_OK)
-        return mtbal_no_memory(diag);
+    MTBAL_TRY(count_ops(r, *model, diag));
     mtbal_context *context = NULL;
     MTBAL_TRY(convert(r, *model, &o, &context, arena, diag));
     r->context = context;
@@ -509,8 +543,7 @@ static mtbal_status rewrite(report *r, mtbal_model **model, mtbal_arena *arena, 
     if (a.emit.folder)
         MTBAL_TRY(cli_emit(&a.emit, r->out, &r->emitted, arena, diag));
     r->ops.after = true;
-    return mtbal_graph_walk((*model)->graph, count_op, &r->ops) == MTBAL_OK ? MTBAL_OK
-                                                                            : mtbal_no_memory(diag);
+    return count_ops(r, *model, diag);
 }
 
 static void list_passes(mtbal_arena *arena)

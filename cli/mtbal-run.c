@@ -10,7 +10,7 @@
 typedef struct args {
     const char *data, *inputs, *outputs, *save, *log, *report, *checkpoint;
     int64_t batch, epochs, seed, threads, norm_every, limit, warmup, every;
-    bool shuffle, cosine, resume, json, quiet, verbose;
+    bool shuffle, cosine, initialize, resume, json, quiet, verbose;
     cli_pairs set;
     cli_list metrics;
 } args;
@@ -32,6 +32,8 @@ static const cli_option options[] = {
     {"warmup", 0, CLI_COUNT, &a.warmup, "N", "let the learning rate rise over the first N steps"},
     {"set", 0, CLI_PAIRS, &a.set, "NAME=VALUE",
      "fill an input, a state or a hyper-parameter (lr, ...) with a\nnumber (repeatable)"},
+    {"initialize", 0, CLI_FLAG, &a.initialize, NULL,
+     "begin as the initialization in training_info says, not with\nthe stored values"},
     {"threads", 0, CLI_COUNT, &a.threads, "N",
      "default: one per processor; does not change results"},
     {"norm-every", 0, CLI_COUNT, &a.norm_every, "N",
@@ -365,6 +367,8 @@ static mtbal_status settings(run *r, mtbal_session_options *o, mtbal_diag *diag)
     o->nset = a.set.count;
     o->threads = (int)(a.threads < RT_MAX_THREADS ? a.threads : RT_MAX_THREADS);
     o->all_outputs = a.outputs != NULL;
+    o->initialize = a.initialize;
+    o->initialize_seed = (uint64_t)a.seed;
     return MTBAL_OK;
 }
 
@@ -447,6 +451,7 @@ static mtbal_status tie(const run *r, mtbal_diag *diag)
         {"--epochs", (uint64_t)a.epochs, MTBAL_USAGE},
         {"--limit", (uint64_t)a.limit, MTBAL_USAGE},
         {"--shuffle", a.shuffle, MTBAL_USAGE},
+        {"--initialize", a.initialize, MTBAL_USAGE},
         {"--seed", (uint64_t)a.seed, MTBAL_USAGE},
         {"--cosine", a.cosine, MTBAL_USAGE},
         {"--warmup", (uint64_t)a.warmup, MTBAL_USAGE},

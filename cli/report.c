@@ -126,8 +126,8 @@ const char *cli_pull_verdict(const mtbal_trace *t, const char *const *names, mtb
             names[b], percent(t, MTBAL_TRACE_NEGATIVE, mtbal_trace_pair(t, a, b), MTBAL_TRACE_RUN));
     if (ratio <= 3)
         text = mtbal_arena_printf(arena,
-                                  "Balanced: in the end the tasks pull alike, the strongest %.2f "
-                                  "times as hard as the weakest.%s",
+                                  "Balanced: in the end the tasks pull within a factor of %.2f of "
+                                  "each other.%s",
                                   ratio, fight ? fight : "");
     else
         text = mtbal_arena_printf(arena, "%s %s: in the end it pulls %.*f times as hard as %s.%s",

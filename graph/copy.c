@@ -126,3 +126,10 @@ mtbal_status mtbal_graph_copy_nodes(const mtbal_graph *graph, mtbal_graph *into,
     copier c = {map, nmap, prefix, into->model};
     return copy_nodes(&c, graph, into, before);
 }
+
+mtbal_status mtbal_node_copy(const mtbal_node *node, mtbal_graph *into, mtbal_node *before,
+                             mtbal_value **map, int nmap, const char *prefix)
+{
+    copier c = {map, nmap, prefix, into->model};
+    return copy_node(&c, node, into, before);
+}

@@ -104,6 +104,12 @@ const char *graph_fresh(mtbal_model *model, const char *format, ...)
     return base ? fresh_of(model, base) : NULL;
 }
 
+void mtbal_forget_name(mtbal_model *model, const char *name)
+{
+    if (model->capacity_used)
+        used_slot(model->used, model->capacity_used, name)->taken = false;
+}
+
 /* ------------------------------------------------------------------ models */
 
 mtbal_model *mtbal_model_new(int64_t opset)
@@ -279,6 +285,17 @@ mtbal_value *mtbal_value_find(mtbal_graph *graph, const char *name)
         mtbal_value *value = find_in(graph, name);
         if (value)
             return value;
+    }
+    return NULL;
+}
+
+mtbal_value *mtbal_initializer_find(const mtbal_model *model, const char *name)
+{
+    for (int k = -1; k < model->ntrainings; k++) {
+        const mtbal_graph *graph = k < 0 ? model->graph : model->trainings[k]->algorithm;
+        for (int i = 0; graph && i < graph->ninitializers; i++)
+            if (!strcmp(graph->initializers[i]->name, name))
+                return graph->initializers[i];
     }
     return NULL;
 }

@@ -293,6 +293,17 @@ typedef struct mtbal_property {
     const char *key, *value;
 } mtbal_property;
 
+/* A step of training beside the graph: ONNX's TrainingInfoProto. */
+typedef struct mtbal_training {
+    mtbal_graph *initialization; /* NULL: none */
+    mtbal_graph *algorithm; /* NULL: none; its parent is the main graph, whose values it reads */
+    int ninits, nupdates;
+    mtbal_property *inits; /* initializer -> output of initialization that it starts from */
+    mtbal_property
+        *updates; /* initializer -> output of algorithm, or of the main graph: its next */
+    void *origin;
+} mtbal_training;
+
 struct mtbal_model {
     mtbal_arena *arena;
     int64_t ir_version;
@@ -305,6 +316,8 @@ struct mtbal_model {
     mtbal_function **functions;
     int nproperties;
     mtbal_property *properties; /* metadata_props */
+    int ntrainings;
+    mtbal_training **trainings; /* passes/training_info.c makes plain graphs of them, and back */
     int nvalues;
     struct mtbal_used *used; /* names of values, with counters for fresh ones */
     int nused, capacity_used;
@@ -332,8 +345,11 @@ mtbal_value *mtbal_value_new(mtbal_graph *graph, const char *name);
 /* The value of that name visible in `graph` (its own, then its parents'). Linear time: passes keep
  * tables. */
 mtbal_value *mtbal_value_find(mtbal_graph *graph, const char *name);
+/* The initializer of that name, of the main graph or of a training step beside it. Linear time. */
+mtbal_value *mtbal_initializer_find(const mtbal_model *model, const char *name);
 const char *mtbal_fresh_name(mtbal_model *model,
                              const char *base); /* base, or base_1, ... not yet in use */
+void mtbal_forget_name(mtbal_model *model, const char *name); /* of a value that is gone */
 mtbal_status mtbal_add_input(mtbal_graph *graph, mtbal_value *value);
 mtbal_status mtbal_add_output(mtbal_graph *graph, mtbal_value *value);
 mtbal_status mtbal_add_initializer(mtbal_graph *graph, mtbal_value *value, mtbal_tensor *tensor);
@@ -350,6 +366,8 @@ mtbal_status mtbal_node_set_inputs(mtbal_node *node, int nin, mtbal_value *const
 mtbal_status mtbal_node_set_output(mtbal_node *node, int index, mtbal_value *value);
 void mtbal_node_remove(mtbal_node *node); /* its outputs must be unused */
 void mtbal_node_move(mtbal_node *node, mtbal_node *before);
+/* To the end of another graph, with what it defines. */
+void mtbal_node_transfer(mtbal_node *node, mtbal_graph *into);
 bool mtbal_node_is(const mtbal_node *node, const char *op); /* of the default domain */
 mtbal_status mtbal_node_set_op(mtbal_node *node, const char *domain,
                                const char *op); /* keeps opcode right */
@@ -391,6 +409,9 @@ typedef struct mtbal_uses {
 } mtbal_uses;
 mtbal_uses *mtbal_uses_new(mtbal_model *model, mtbal_graph *graph, mtbal_arena *arena);
 
+/* Replaces, in the node and its subgraphs, every value that it reads by its entry in `map`, a table
+ * by value id of size n; NULL there: it stays. */
+void mtbal_node_remap(mtbal_node *node, mtbal_value *const *map, int n);
 /* Replaces `from` by `to` in all node inputs and graph outputs of `graph` and its subgraphs, `to`'s
  * own definition included. A graph output keeps its name: the names of the two values are swapped
  * then; where `to` cannot take it (an input, an initializer, itself an output, of an outer graph)
@@ -403,6 +424,9 @@ mtbal_status mtbal_replace(mtbal_graph *graph, mtbal_value *from, mtbal_value *t
  * copied nodes and values. */
 mtbal_status mtbal_graph_copy_nodes(const mtbal_graph *graph, mtbal_graph *into, mtbal_node *before,
                                     mtbal_value **map, int nmap, const char *prefix);
+/* The same of one node. */
+mtbal_status mtbal_node_copy(const mtbal_node *node, mtbal_graph *into, mtbal_node *before,
+                             mtbal_value **map, int nmap, const char *prefix);
 
 /* ------------------------------------------------------------------ metadata.c */
 

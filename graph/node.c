@@ -92,6 +92,18 @@ void mtbal_node_move(mtbal_node *node, mtbal_node *before)
     link_node(node->graph, node, before);
 }
 
+void mtbal_node_transfer(mtbal_node *node, mtbal_graph *into)
+{
+    unlink_node(node);
+    link_node(into, node, NULL);
+    for (int i = 0; i < node->nout; i++)
+        if (node->out[i])
+            node->out[i]->graph = into;
+    for (mtbal_attr *a = node->attrs; a; a = a->next)
+        if (a->kind == MTBAL_ATTR_GRAPH && a->g)
+            a->g->parent = into;
+}
+
 bool mtbal_node_is(const mtbal_node *node, const char *op)
 {
     return !*node->domain && !strcmp(node->op, op);

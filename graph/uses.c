@@ -144,3 +144,32 @@ mtbal_status mtbal_replace(mtbal_graph *graph, mtbal_value *from, mtbal_value *t
     MTBAL_TRY(mtbal_graph_walk(graph, replace_in_node, &s));
     return replace_outputs(graph, &s);
 }
+
+typedef struct remapping {
+    mtbal_value *const *map;
+    int n;
+} remapping;
+
+static mtbal_value *remapped(const remapping *r, mtbal_value *v)
+{
+    return v && v->id < r->n && r->map[v->id] ? r->map[v->id] : v;
+}
+
+static mtbal_status remap(mtbal_node *node, void *context)
+{
+    for (int i = 0; i < node->nin; i++)
+        node->in[i] = remapped(context, node->in[i]);
+    for (mtbal_attr *a = node->attrs; a; a = a->next)
+        for (int i = 0; a->kind == MTBAL_ATTR_GRAPH && a->g && i < a->g->noutputs; i++)
+            a->g->outputs[i] = remapped(context, a->g->outputs[i]);
+    return MTBAL_OK;
+}
+
+void mtbal_node_remap(mtbal_node *node, mtbal_value *const *map, int n)
+{
+    remapping r = {map, n};
+    remap(node, &r);
+    for (mtbal_attr *a = node->attrs; a; a = a->next)
+        if (a->kind == MTBAL_ATTR_GRAPH && a->g)
+            mtbal_graph_walk(a->g, remap, &r);
+}

@@ -23,6 +23,12 @@ static const struct {
     {"", "Einsum", expand_einsum},
     {"", "Attention", expand_attention},
     {"", "RotaryEmbedding", expand_rotary_embedding},
+    {"", "HannWindow", expand_hann_window},
+    {"", "HammingWindow", expand_hamming_window},
+    {"", "BlackmanWindow", expand_blackman_window},
+    {"", "MelWeightMatrix", expand_mel_weight_matrix},
+    {"", "DFT", expand_dft},
+    {"", "STFT", expand_stft},
     {"", "LSTM", expand_lstm},
     {"", "GRU", expand_gru},
     {"", "RNN", expand_rnn},
@@ -33,9 +39,6 @@ static const struct {
     {"", "ConvInteger", expand_conv_integer},
     {"", "QLinearMatMul", expand_q_linear_mat_mul},
     {"", "QLinearConv", expand_q_linear_conv},
-    {"ai.onnx.preview.training", "Adam", expand_adam},
-    {"ai.onnx.preview.training", "Adagrad", expand_adagrad},
-    {"ai.onnx.preview.training", "Momentum", expand_momentum},
 };
 
 static expand_fn *find_rule(const mtbal_node *node)

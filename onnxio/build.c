@@ -181,8 +181,8 @@ static Onnx__ValueInfoProto *build_info(builder *b, const mtbal_value *value,
         *fresh = *info;
     if (!named)
         fresh->name = writable(value->name);
-    bool nothing_known = value->type.kind == MTBAL_TENSOR &&
-                         value->type.dtype == MTBAL_UNDEFINED && value->type.rank < 0;
+    bool nothing_known = value->type.kind == MTBAL_TENSOR && value->type.dtype == MTBAL_UNDEFINED &&
+                         value->type.rank < 0;
     if (typed && !nothing_known && value->type.kind != MTBAL_OTHER) {
         Onnx__TypeProto *type = mtbal_type_to_proto(&value->type, b->arena);
         if (!type)
@@ -606,28 +606,61 @@ static mtbal_status build_functions(builder *b, Onnx__ModelProto *p)
     return MTBAL_OK;
 }
 
-static mtbal_status build_properties(builder *b, Onnx__ModelProto *p)
+static mtbal_status build_entries(builder *b, int count, const mtbal_property *entries, size_t *n,
+                                  Onnx__StringStringEntryProto ***old)
 {
-    const mtbal_model *m = b->model;
-    Onnx__StringStringEntryProto **list =
-        mtbal_arena_array(b->arena, (size_t)m->nproperties, sizeof *list);
+    Onnx__StringStringEntryProto **list = mtbal_arena_array(b->arena, (size_t)count, sizeof *list);
     if (!list)
         return no_memory(b);
-    b->changed = b->changed || p->n_metadata_props != (size_t)m->nproperties;
-    for (int i = 0; i < m->nproperties; i++) {
-        Onnx__StringStringEntryProto *old =
-            (size_t)i < p->n_metadata_props ? p->metadata_props[i] : NULL;
+    b->changed = b->changed || *n != (size_t)count;
+    for (int i = 0; i < count; i++) {
         list[i] = mtbal_arena_alloc(b->arena, sizeof **list);
         if (!list[i])
             return no_memory(b);
         onnx__string_string_entry_proto__init(list[i]);
-        if (old && strcmp(old->key ? old->key : "", m->properties[i].key) == 0)
-            *list[i] = *old;
-        set_string(b, &list[i]->key, m->properties[i].key);
-        set_string(b, &list[i]->value, m->properties[i].value);
+        if ((size_t)i < *n && strcmp((*old)[i]->key ? (*old)[i]->key : "", entries[i].key) == 0)
+            *list[i] = *(*old)[i];
+        set_string(b, &list[i]->key, entries[i].key);
+        set_string(b, &list[i]->value, entries[i].value);
     }
-    p->n_metadata_props = (size_t)m->nproperties;
-    p->metadata_props = list;
+    *n = (size_t)count;
+    *old = list;
+    return MTBAL_OK;
+}
+
+static mtbal_status build_training(builder *b, const mtbal_training *t,
+                                   Onnx__TrainingInfoProto **result)
+{
+    const Onnx__TrainingInfoProto *old = t->origin;
+    Onnx__TrainingInfoProto *p = *result = mtbal_arena_alloc(b->arena, sizeof *p);
+    if (!p)
+        return no_memory(b);
+    onnx__training_info_proto__init(p);
+    if (old)
+        *p = *old;
+    if (t->initialization)
+        MTBAL_TRY(build_graph(b, t->initialization, &p->initialization));
+    if (t->algorithm)
+        MTBAL_TRY(build_graph(b, t->algorithm, &p->algorithm));
+    MTBAL_TRY(build_entries(b, t->ninits, t->inits, &p->n_initialization_binding,
+                            &p->initialization_binding));
+    return build_entries(b, t->nupdates, t->updates, &p->n_update_binding, &p->update_binding);
+}
+
+static mtbal_status build_trainings(builder *b, Onnx__ModelProto *p)
+{
+    const mtbal_model *m = b->model;
+    Onnx__TrainingInfoProto **list =
+        mtbal_arena_array(b->arena, (size_t)m->ntrainings, sizeof *list);
+    if (!list)
+        return no_memory(b);
+    b->changed = b->changed || p->n_training_info != (size_t)m->ntrainings;
+    for (int i = 0; i < m->ntrainings; i++) {
+        b->changed = b->changed || m->trainings[i]->origin != p->training_info[i];
+        MTBAL_TRY(build_training(b, m->trainings[i], &list[i]));
+    }
+    p->n_training_info = (size_t)m->ntrainings;
+    p->training_info = list;
     return MTBAL_OK;
 }
 
@@ -663,9 +696,11 @@ mtbal_status mtbal_build_model(mtbal_model *model, mtbal_arena *arena, Onnx__Mod
     set_string(b, &p->domain, model->domain);
     set_string(b, &p->doc_string, model->doc);
     MTBAL_TRY(build_opsets(b, model->nopsets, model->opsets, &p->n_opset_import, &p->opset_import));
-    MTBAL_TRY(build_properties(b, p));
+    MTBAL_TRY(build_entries(b, model->nproperties, model->properties, &p->n_metadata_props,
+                            &p->metadata_props));
     MTBAL_TRY(build_functions(b, p));
     MTBAL_TRY(build_graph(b, model->graph, &p->graph));
+    MTBAL_TRY(build_trainings(b, p));
     *changed = b->changed || !o;
     return MTBAL_OK;
 }

@@ -1,5 +1,6 @@
 /* onnxio/checkpoint.c: ONNX Runtime's training checkpoint: one FlatBuffer, identifier ODTC, version
- * 2. The tables below are all that is needed of its schema; fields go by their number. */
+ * 1 (ONNX Runtime 1.17) or 2 (later), which differ in that number only. The tables below are all
+ * that is needed of its schema; fields go by their number. */
 #include "onnxio/flatbuf.h"
 #include "onnxio/onnxio.h"
 
@@ -7,11 +8,15 @@
 #include <string.h>
 
 static const char identifier[] = "ODTC";
-enum { VERSION = 2, MAX_RANK = 32 };
+enum { MAX_RANK = 32 };
 
-enum { CHECKPOINT_VERSION, CHECKPOINT_MODULE, CHECKPOINT_GROUPS, CHECKPOINT_FIELDS };
+enum { CHECKPOINT_VERSION, CHECKPOINT_MODULE, CHECKPOINT_GROUPS, CHECKPOINT_BAG };
 enum { MODULE_TRAINABLE, MODULE_FROZEN, MODULE_NOMINAL, MODULE_EXTERNAL };
 enum { TENSOR_NAME, TENSOR_DOC, TENSOR_DIMS, TENSOR_TYPE, TENSOR_RAW, TENSOR_FIELDS };
+enum { GROUP_NAME, GROUP_STEP, GROUP_RATE, GROUP_STATES };
+enum { STATE_PARAM, STATE_MOMENTS };
+enum { BAG_INTS, BAG_FLOATS, BAG_STRINGS };
+enum { PROPERTY_NAME, PROPERTY_VALUE };
 
 /* ------------------------------------------------------------------ reading */
 
@@ -86,6 +91,53 @@ static mtbal_status read_list(reader *r, const fb_place *module, int id, mtbal_a
     return MTBAL_OK;
 }
 
+/* Moments are not needed; but a file that was cut within them is not whole. */
+static mtbal_status check_group(reader *r, const fb_place *group)
+{
+    fb_list states = fb_elements(&r->fb, group, GROUP_STATES, 4);
+    (void)fb_text(&r->fb, group, GROUP_NAME);
+    for (size_t i = 0; i < states.n; i++) {
+        mtbal_array *moments;
+        int count = 0;
+        fb_place state = fb_element(&r->fb, &states, i);
+        (void)fb_text(&r->fb, &state, STATE_PARAM);
+        MTBAL_TRY(read_list(r, &state, STATE_MOMENTS, &moments, &count));
+    }
+    return r->fb.failed ? broken(r, "the optimizer's state lies outside of it") : MTBAL_OK;
+}
+
+static mtbal_status check_groups(reader *r, const fb_place *root)
+{
+    fb_list groups = fb_elements(&r->fb, root, CHECKPOINT_GROUPS, 4);
+    for (size_t i = 0; i < groups.n; i++) {
+        fb_place group = fb_element(&r->fb, &groups, i);
+        MTBAL_TRY(check_group(r, &group));
+    }
+    return r->fb.failed ? broken(r, "the optimizer's groups lie outside of it") : MTBAL_OK;
+}
+
+static mtbal_status read_properties(reader *r, const fb_place *root)
+{
+    fb_place bag = fb_sub(&r->fb, root, CHECKPOINT_BAG);
+    fb_list floats = fb_elements(&r->fb, &bag, BAG_FLOATS, 4);
+    r->to->properties = mtbal_arena_array(r->to->arena, floats.n, sizeof *r->to->properties);
+    if (!r->to->properties)
+        return mtbal_no_memory(r->diag);
+    for (size_t i = 0; i < floats.n; i++) {
+        fb_place entry = fb_element(&r->fb, &floats, i);
+        const char *name = fb_text(&r->fb, &entry, PROPERTY_NAME);
+        uint32_t bits = (uint32_t)fb_number(&r->fb, &entry, PROPERTY_VALUE, 4, 0);
+        if (r->fb.failed || !name)
+            return broken(r, "a property without a name");
+        mtbal_checkpoint_property *to = &r->to->properties[r->to->nproperties++];
+        memcpy(&to->value, &bits, sizeof bits);
+        to->name = mtbal_intern(r->to->arena, name);
+        if (!to->name)
+            return mtbal_no_memory(r->diag);
+    }
+    return r->fb.failed ? broken(r, "its properties lie outside of it") : MTBAL_OK;
+}
+
 static int by_name(const void *a, const void *b)
 {
     uintptr_t x = (uintptr_t) * (const char *const *)a, y = (uintptr_t) * (const char *const *)b;
@@ -109,43 +161,53 @@ static mtbal_status check_names(reader *r)
     return MTBAL_OK;
 }
 
-static mtbal_status read_module(reader *r)
+static mtbal_status read_module(reader *r, const fb_place *root)
 {
-    fb_place root = fb_root(&r->fb);
-    int64_t version = fb_number(&r->fb, &root, CHECKPOINT_VERSION, 4, 0);
-    if (r->fb.failed)
-        return broken(r, "its first table lies outside of it");
-    if (version != VERSION)
-        return mtbal_fail(r->diag, MTBAL_INVALID, r->path,
-                          "save it with ONNX Runtime 1.17 to 1.19.2, or with mtbal-rewrite",
-                          "the checkpoint has version %lld; only version %d is known",
-                          (long long)version, VERSION);
-    fb_place module = fb_sub(&r->fb, &root, CHECKPOINT_MODULE);
+    fb_place module = fb_sub(&r->fb, root, CHECKPOINT_MODULE);
     if (r->fb.failed || !module.at)
         return broken(r, "it holds no parameters");
-    if (fb_number(&r->fb, &module, MODULE_NOMINAL, 1, 0) ||
-        fb_number(&r->fb, &module, MODULE_EXTERNAL, 1, 0))
-        return mtbal_fail(r->diag, MTBAL_UNSUPPORTED, r->path, "save a whole checkpoint below 2 GB",
-                          "the checkpoint is nominal (names only) or keeps its data elsewhere");
+    if (fb_number(&r->fb, &module, MODULE_NOMINAL, 1, 0))
+        return mtbal_fail(r->diag, MTBAL_UNSUPPORTED, r->path, "name a checkpoint with weights",
+                          "the checkpoint is a nominal one: it holds names, no weights");
+    if (fb_number(&r->fb, &module, MODULE_EXTERNAL, 1, 0))
+        return mtbal_fail(r->diag, MTBAL_UNSUPPORTED, r->path, NULL,
+                          "the checkpoint keeps its weights in another file (more than 2 GB): that "
+                          "form is not read");
     MTBAL_TRY(read_list(r, &module, MODULE_TRAINABLE, &r->to->trainable, &r->to->ntrainable));
     MTBAL_TRY(read_list(r, &module, MODULE_FROZEN, &r->to->frozen, &r->to->nfrozen));
     return check_names(r);
 }
 
-static mtbal_status read_file(reader *r)
+static mtbal_status read_root(reader *r)
 {
-    MTBAL_TRY(mtbal_file_map(r->path, &r->to->file, r->diag));
-    if (!fb_open(&r->fb, r->to->file.data, r->to->file.size))
-        return broken(r, "it is too short");
-    if (memcmp(r->to->file.data + 4, identifier, 4))
+    fb_place root = fb_root(&r->fb);
+    int64_t version = fb_number(&r->fb, &root, CHECKPOINT_VERSION, 4, 0);
+    if (r->fb.failed)
+        return broken(r, "its first table lies outside of it");
+    if (version != 1 && version != 2)
+        return mtbal_fail(r->diag, MTBAL_INVALID, r->path,
+                          "save it with ONNX Runtime 1.17 to 1.19.2, or with mtbal-rewrite",
+                          "the checkpoint has version %lld; 1 and 2 are known", (long long)version);
+    r->to->version = (int)version;
+    MTBAL_TRY(read_module(r, &root));
+    MTBAL_TRY(check_groups(r, &root));
+    return read_properties(r, &root);
+}
+
+static mtbal_status read_bytes(reader *r, const void *bytes, size_t size)
+{
+    if (!fb_open(&r->fb, bytes, size))
+        return broken(r, "its length is wrong");
+    if (memcmp(r->fb.bytes + 4, identifier, 4))
         return mtbal_fail(r->diag, MTBAL_INVALID, r->path,
                           "name the checkpoint file of a training session",
                           "this is no checkpoint of ONNX Runtime (no identifier %s)", identifier);
-    return read_module(r);
+    return read_root(r);
 }
 
-mtbal_status mtbal_checkpoint_read(const char *path, mtbal_checkpoint **checkpoint,
-                                   mtbal_diag *diag)
+/* Of a file where bytes is NULL. */
+static mtbal_status read_checkpoint(const void *bytes, size_t size, const char *path,
+                                    mtbal_checkpoint **checkpoint, mtbal_diag *diag)
 {
     *checkpoint = NULL;
     mtbal_arena *arena = mtbal_arena_new();
@@ -157,12 +219,31 @@ mtbal_status mtbal_checkpoint_read(const char *path, mtbal_checkpoint **checkpoi
     c->arena = arena;
     c->file.fd = -1;
     reader r = {.to = c, .path = path, .diag = diag};
-    mtbal_status status = read_file(&r);
+    mtbal_status status = MTBAL_OK;
+    if (!bytes) {
+        status = mtbal_file_map(path, &c->file, diag);
+        bytes = c->file.data;
+        size = c->file.size;
+    }
+    if (status == MTBAL_OK)
+        status = read_bytes(&r, bytes, size);
     if (status == MTBAL_OK)
         *checkpoint = c;
     else
         mtbal_checkpoint_free(c);
     return status;
+}
+
+mtbal_status mtbal_checkpoint_read(const char *path, mtbal_checkpoint **checkpoint,
+                                   mtbal_diag *diag)
+{
+    return read_checkpoint(NULL, 0, path, checkpoint, diag);
+}
+
+mtbal_status mtbal_checkpoint_read_bytes(const void *bytes, size_t size, const char *path,
+                                         mtbal_checkpoint **checkpoint, mtbal_diag *diag)
+{
+    return read_checkpoint(bytes, size, path, checkpoint, diag);
 }
 
 void mtbal_checkpoint_free(mtbal_checkpoint *checkpoint)
@@ -205,17 +286,37 @@ static void put_list(fb_writer *w, size_t at, const mtbal_array *arrays, int cou
         put_tensor(w, first + 4 * (size_t)i, &arrays[i]);
 }
 
+static void put_properties(fb_writer *w, size_t at, const mtbal_checkpoint *c)
+{
+    static const unsigned char lists[] = {4, 4, 4}, entry[] = {4, 4};
+    size_t where[3], fields[2];
+    fb_table(w, at, 3, lists, where);
+    fb_vector(w, where[BAG_INTS], 0, 4, NULL);
+    fb_vector(w, where[BAG_STRINGS], 0, 4, NULL);
+    size_t first = fb_vector(w, where[BAG_FLOATS], (size_t)c->nproperties, 4, NULL);
+    for (int i = 0; i < c->nproperties; i++) {
+        uint32_t bits;
+        memcpy(&bits, &c->properties[i].value, sizeof bits);
+        fb_table(w, first + 4 * (size_t)i, 2, entry, fields);
+        fb_put(w, fields[PROPERTY_VALUE], bits, 4);
+        fb_string(w, fields[PROPERTY_NAME], c->properties[i].name);
+    }
+}
+
+/* The weights come last, and are read to their end: every cut shows. */
 static void put_checkpoint(fb_writer *w, const mtbal_checkpoint *c)
 {
-    static const unsigned char sizes[] = {4, 4, 4};
-    size_t where[CHECKPOINT_FIELDS], lists[2];
+    static const unsigned char sizes[] = {4, 4, 4, 4};
+    size_t where[4], lists[2];
     fb_begin(w, identifier);
-    fb_table(w, FB_ROOT, CHECKPOINT_FIELDS, sizes, where);
-    fb_put(w, where[CHECKPOINT_VERSION], VERSION, 4);
-    fb_table(w, where[CHECKPOINT_MODULE], 2, sizes, lists);
-    put_list(w, lists[MODULE_TRAINABLE], c->trainable, c->ntrainable);
-    put_list(w, lists[MODULE_FROZEN], c->frozen, c->nfrozen);
+    fb_table(w, FB_ROOT, 4, sizes, where);
+    fb_put(w, where[CHECKPOINT_VERSION], c->version, 4);
     fb_vector(w, where[CHECKPOINT_GROUPS], 0, 4, NULL);
+    put_properties(w, where[CHECKPOINT_BAG], c);
+    fb_table(w, where[CHECKPOINT_MODULE], 2, sizes, lists);
+    put_list(w, lists[MODULE_FROZEN], c->frozen, c->nfrozen);
+    put_list(w, lists[MODULE_TRAINABLE], c->trainable, c->ntrainable);
+    fb_end(w);
 }
 
 mtbal_status mtbal_checkpoint_write(const char *path, const mtbal_checkpoint *checkpoint,

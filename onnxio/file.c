@@ -140,8 +140,7 @@ mtbal_status mtbal_writer_put(mtbal_writer *writer, const void *bytes, size_t si
     return writer->status;
 }
 
-/* So that the new name survives a power cut. What cannot be synced is not worth failing for. */
-static void sync_folder(const char *path)
+void mtbal_file_sync_folder(const char *path)
 {
     char *folder = copy_string(path);
     if (!folder)
@@ -179,7 +178,7 @@ mtbal_status mtbal_writer_commit(mtbal_writer *writer, mtbal_diag *diag)
         } else {
             mtbal_free(writer->temporary);
             writer->temporary = NULL;
-            sync_folder(writer->path);
+            mtbal_file_sync_folder(writer->path);
         }
     }
     mtbal_writer_abort(writer);

@@ -50,6 +50,11 @@ void fb_begin(fb_writer *w, const char *identifier)
         memcpy(w->bytes + OFFSET, identifier, 4);
 }
 
+void fb_end(fb_writer *w)
+{
+    align(w, OFFSET, 0);
+}
+
 static void link_here(fb_writer *w, size_t at)
 {
     fb_put(w, at, (int64_t)(w->size - at), OFFSET);
@@ -158,7 +163,7 @@ static size_t field(fb_reader *r, const fb_place *table, int id, size_t size)
 
 bool fb_open(fb_reader *r, const void *bytes, size_t size)
 {
-    *r = (fb_reader){.bytes = bytes, .size = size, .failed = size < HEADER};
+    *r = (fb_reader){.bytes = bytes, .size = size, .failed = size < HEADER || size % OFFSET};
     r->budget = 2 * size;
     return !r->failed;
 }

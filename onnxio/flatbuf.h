@@ -19,6 +19,7 @@ typedef struct fb_writer {
 } fb_writer;
 
 void fb_begin(fb_writer *w, const char *identifier); /* 4 bytes */
+void fb_end(fb_writer *w);                           /* whole words, as all such files are */
 void fb_put(fb_writer *w, size_t at, int64_t number, size_t size);
 /* Each of these appends one object and makes the offset at `at` point to it (FB_ROOT: the root). */
 enum { FB_ROOT = 0 };
@@ -46,7 +47,7 @@ typedef struct fb_list {
     size_t at, n; /* at: the first element; 0: absent */
 } fb_list;
 
-bool fb_open(fb_reader *r, const void *bytes, size_t size); /* long enough to have a root */
+bool fb_open(fb_reader *r, const void *bytes, size_t size); /* long enough, whole words */
 fb_place fb_root(fb_reader *r);
 int64_t fb_number(fb_reader *r, const fb_place *table, int id, size_t size, int64_t otherwise);
 fb_place fb_sub(fb_reader *r, const fb_place *table, int id);

@@ -16,6 +16,9 @@ typedef struct mtbal_file {
 } mtbal_file;
 mtbal_status mtbal_file_map(const char *path, mtbal_file *file, mtbal_diag *diag);
 void mtbal_file_unmap(mtbal_file *file);
+/* Syncs the folder that holds `path`, so that a new name in it survives a power cut. What cannot be
+ * synced is not worth failing for. */
+void mtbal_file_sync_folder(const char *path);
 
 /* A file being written under a temporary name. Write through `fd` (or mtbal_writer_put), then
  * commit or abort. */
@@ -98,35 +101,43 @@ mtbal_status mtbal_npz_write(const char *path, int count, const mtbal_array *arr
 /* ------------------------------------------------------------------ checkpoint.c: what ONNX
  * Runtime's training sessions load and save */
 
-/* The module's state in a checkpoint: parameters that are trained, and those that are not.
- * Optimizer state and properties are not read: mtbal needs neither. */
+typedef struct mtbal_checkpoint_property {
+    const char *name;
+    float value;
+} mtbal_checkpoint_property;
+/* The module's state in a checkpoint: parameters that are trained, and those that are not; floats
+ * of the property bag. The optimizer's state is checked, not kept. */
 typedef struct mtbal_checkpoint {
-    int ntrainable, nfrozen;
+    int version; /* 1: for ONNX Runtime 1.17; 2: for 1.18 and later. Each reads its own only */
+    int ntrainable, nfrozen, nproperties;
     mtbal_array *trainable, *frozen;
+    mtbal_checkpoint_property *properties;
     mtbal_arena *arena;
     mtbal_file file; /* where the arrays' data lie */
 } mtbal_checkpoint;
-/* Version 2, as ONNX Runtime 1.17 and later write it. Refused: other versions, what lies outside of
- * the file, sizes that do not fit the shape, names that come twice. */
+/* Refused: other versions, what lies outside of
+ * the file, sizes that do not fit the shape, names that come twice, weights that are elsewhere. */
 mtbal_status mtbal_checkpoint_read(const char *path, mtbal_checkpoint **checkpoint,
                                    mtbal_diag *diag);
+/* The arrays' data lie in `bytes`. */
+mtbal_status mtbal_checkpoint_read_bytes(const void *bytes, size_t size, const char *path,
+                                         mtbal_checkpoint **checkpoint, mtbal_diag *diag);
 const mtbal_array *mtbal_checkpoint_find(const mtbal_checkpoint *checkpoint, const char *name);
 void mtbal_checkpoint_free(mtbal_checkpoint *checkpoint); /* NULL is fine */
 mtbal_status mtbal_checkpoint_write(const char *path, const mtbal_checkpoint *checkpoint,
                                     mtbal_diag *diag);
 
-/* ------------------------------------------------------------------ folder.c: files that appear
- * together
- */
+/* ------------------------------------------------------------------ bundle.c: files that appear
+ * together */
 
 /* Files are written into `temporary`, a new folder beside `path`; commit gives them their place in
  * `path` (made when absent), all or none; other files there stay. abort removes what was written.
  */
-typedef struct mtbal_folder {
+typedef struct mtbal_bundle {
     char *path, *temporary;
-} mtbal_folder;
-mtbal_status mtbal_folder_open(mtbal_folder *folder, const char *path, mtbal_diag *diag);
-mtbal_status mtbal_folder_commit(mtbal_folder *folder, mtbal_diag *diag);
-void mtbal_folder_abort(mtbal_folder *folder);
+} mtbal_bundle;
+mtbal_status mtbal_bundle_open(mtbal_bundle *bundle, const char *path, mtbal_diag *diag);
+mtbal_status mtbal_bundle_commit(mtbal_bundle *bundle, mtbal_diag *diag);
+void mtbal_bundle_abort(mtbal_bundle *bundle);
 
 #endif

@@ -410,20 +410,27 @@ static size_t count_names(size_t n, Onnx__NodeProto **nodes)
 /* ------------------------------------------------------------------ graphs, functions, the model
  */
 
+/* s: of the graph's own names, for who reads what it defines. */
+static mtbal_status read_graph_into(reader *r, Onnx__GraphProto *g, mtbal_graph *graph,
+                                    scope *outer, scope *s)
+{
+    size_t names = g->n_input + g->n_initializer + g->n_sparse_initializer + g->n_output +
+                   count_names(g->n_node, g->node);
+    MTBAL_TRY(open_scope(r, s, graph, outer, names));
+    graph->origin = g;
+    MTBAL_TRY(read_inputs(r, s, g->n_input, g->input));
+    MTBAL_TRY(read_initializers(r, s, g));
+    MTBAL_TRY(declare_nodes(r, s, g->n_node, g->node));
+    for (size_t i = 0; i < g->n_output; i++)
+        MTBAL_TRY(read_output(r, s, g->output[i]->name, g->output[i]));
+    MTBAL_TRY(read_value_info(r, s, g));
+    return connect_nodes(r, s);
+}
+
 static mtbal_status read_graph(reader *r, Onnx__GraphProto *g, mtbal_graph *graph, scope *outer)
 {
     scope s;
-    size_t names = g->n_input + g->n_initializer + g->n_sparse_initializer + g->n_output +
-                   count_names(g->n_node, g->node);
-    MTBAL_TRY(open_scope(r, &s, graph, outer, names));
-    graph->origin = g;
-    MTBAL_TRY(read_inputs(r, &s, g->n_input, g->input));
-    MTBAL_TRY(read_initializers(r, &s, g));
-    MTBAL_TRY(declare_nodes(r, &s, g->n_node, g->node));
-    for (size_t i = 0; i < g->n_output; i++)
-        MTBAL_TRY(read_output(r, &s, g->output[i]->name, g->output[i]));
-    MTBAL_TRY(read_value_info(r, &s, g));
-    return connect_nodes(r, &s);
+    return read_graph_into(r, g, graph, outer, &s);
 }
 
 typedef struct defaults {
@@ -527,25 +534,60 @@ static mtbal_status read_functions(reader *r, Onnx__ModelProto *p)
     return MTBAL_OK;
 }
 
-static mtbal_status read_properties(reader *r, Onnx__ModelProto *p)
+static mtbal_status read_entries(reader *r, size_t n, Onnx__StringStringEntryProto **entries,
+                                 int *count, mtbal_property **list)
 {
-    mtbal_model *m = r->model;
-    m->properties = mtbal_arena_array(m->arena, p->n_metadata_props, sizeof *m->properties);
-    if (!m->properties)
+    *list = mtbal_arena_array(r->model->arena, n, sizeof **list);
+    if (!*list)
         return no_memory(r);
-    for (size_t i = 0; i < p->n_metadata_props; i++) {
-        mtbal_property *to = &m->properties[m->nproperties++];
-        to->key = name_of(r, p->metadata_props[i]->key);
-        to->value = p->metadata_props[i]->value ? p->metadata_props[i]->value : "";
+    for (size_t i = 0; i < n; i++) {
+        mtbal_property *to = &(*list)[(*count)++];
+        to->key = name_of(r, entries[i]->key);
+        to->value = entries[i]->value ? entries[i]->value : "";
         if (!to->key)
             return no_memory(r);
     }
     return MTBAL_OK;
 }
 
+/* A graph of a training step. NULL where the file has none. */
+static mtbal_status read_step(reader *r, Onnx__GraphProto *g, scope *main, mtbal_graph **result)
+{
+    if (!g)
+        return MTBAL_OK;
+    *result = mtbal_graph_new(r->model, main ? main->graph : NULL, g->name);
+    return *result ? read_graph(r, g, *result, main) : no_memory(r);
+}
+
+static mtbal_status read_training(reader *r, Onnx__TrainingInfoProto *p, scope *main,
+                                  mtbal_training **result)
+{
+    mtbal_training *t = *result = mtbal_arena_alloc(r->model->arena, sizeof *t);
+    if (!t)
+        return no_memory(r);
+    t->origin = p;
+    MTBAL_TRY(read_step(r, p->initialization, NULL, &t->initialization));
+    MTBAL_TRY(read_step(r, p->algorithm, main, &t->algorithm));
+    MTBAL_TRY(read_entries(r, p->n_initialization_binding, p->initialization_binding, &t->ninits,
+                           &t->inits));
+    return read_entries(r, p->n_update_binding, p->update_binding, &t->nupdates, &t->updates);
+}
+
+static mtbal_status read_trainings(reader *r, Onnx__ModelProto *p, scope *main)
+{
+    mtbal_model *m = r->model;
+    m->trainings = mtbal_arena_array(m->arena, p->n_training_info, sizeof(mtbal_training *));
+    if (!m->trainings)
+        return no_memory(r);
+    for (size_t i = 0; i < p->n_training_info; i++)
+        MTBAL_TRY(read_training(r, p->training_info[i], main, &m->trainings[m->ntrainings++]));
+    return MTBAL_OK;
+}
+
 static mtbal_status read_model(reader *r, Onnx__ModelProto *p)
 {
     mtbal_model *m = r->model;
+    scope main;
     if (!p->graph)
         return mtbal_fail(r->diag, MTBAL_INVALID, NULL, "name an ONNX model",
                           "the file holds no graph");
@@ -559,9 +601,11 @@ static mtbal_status read_model(reader *r, Onnx__ModelProto *p)
     if (!m->graph->name || !m->producer_name || !m->producer_version || !m->domain)
         return no_memory(r);
     MTBAL_TRY(read_opsets(r, p->n_opset_import, p->opset_import, &m->nopsets, &m->opsets));
-    MTBAL_TRY(read_properties(r, p));
+    MTBAL_TRY(
+        read_entries(r, p->n_metadata_props, p->metadata_props, &m->nproperties, &m->properties));
     MTBAL_TRY(mtbal_external_check(r->origin->external, &p->base, r->diag));
-    MTBAL_TRY(read_graph(r, p->graph, m->graph, NULL));
+    MTBAL_TRY(read_graph_into(r, p->graph, m->graph, NULL, &main));
+    MTBAL_TRY(read_trainings(r, p, &main));
     return read_functions(r, p);
 }
 

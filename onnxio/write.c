@@ -184,32 +184,46 @@ static mtbal_status stream(const ProtobufCMessage *message, mtbal_writer *writer
 
 /* ------------------------------------------------------------------ what becomes external */
 
-/* The initializers of the main graph that shall leave the file: those made here when the model has
- * external data already; all large ones when the file would pass protobuf's 2 GB. */
+/* Appends to big the initializers of a graph, and its message, that shall leave the file. */
+static void choose_of(const mtbal_graph *graph, const Onnx__GraphProto *g, bool made_only,
+                      size_t *nbig, Onnx__TensorProto **big)
+{
+    size_t at = 0;
+    for (int i = 0; i < graph->ninitializers; i++) {
+        const mtbal_tensor *tensor = graph->initializers[i]->tensor;
+        if (mtbal_is_sparse(tensor))
+            continue;
+        Onnx__TensorProto *t = g->initializer[at++];
+        if (t->has_raw_data && t->raw_data.len > EXTERNAL_ABOVE && !(made_only && tensor->origin))
+            big[(*nbig)++] = t;
+    }
+}
+
+/* The initializers of the main graph and of its training steps that shall leave the file: those
+ * made here when the model has external data already; all large ones when the file would pass
+ * protobuf's 2 GB. */
 static mtbal_status choose_big(const mtbal_model *model, const Onnx__ModelProto *message,
                                mtbal_arena *arena, size_t *nbig, Onnx__TensorProto ***big)
 {
     const mtbal_origin *o = model->origin;
     bool had_external = o && mtbal_external_any(o->external);
     bool too_large = protobuf_c_message_get_packed_size(&message->base) > INT_MAX;
-    const Onnx__GraphProto *g = message->graph;
+    size_t most = message->graph->n_initializer;
     *nbig = 0;
     *big = NULL;
     if (!had_external && !too_large)
         return MTBAL_OK;
-    *big = mtbal_arena_array(arena, g->n_initializer, sizeof **big);
+    for (int i = 0; i < model->ntrainings; i++)
+        if (model->trainings[i]->algorithm)
+            most += message->training_info[i]->algorithm->n_initializer;
+    *big = mtbal_arena_array(arena, most, sizeof **big);
     if (!*big)
         return MTBAL_NOMEM;
-    size_t at = 0;
-    for (int i = 0; i < model->graph->ninitializers; i++) {
-        const mtbal_tensor *tensor = model->graph->initializers[i]->tensor;
-        if (mtbal_is_sparse(tensor))
-            continue;
-        Onnx__TensorProto *t = g->initializer[at++];
-        bool raw = t->has_raw_data && t->raw_data.len > EXTERNAL_ABOVE;
-        if (raw && (too_large || !tensor->origin))
-            (*big)[(*nbig)++] = t;
-    }
+    choose_of(model->graph, message->graph, !too_large, nbig, *big);
+    for (int i = 0; i < model->ntrainings; i++)
+        if (model->trainings[i]->algorithm)
+            choose_of(model->trainings[i]->algorithm, message->training_info[i]->algorithm,
+                      !too_large, nbig, *big);
     return MTBAL_OK;
 }
 

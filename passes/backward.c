@@ -26,65 +26,29 @@ static uint64_t node_reach(const mtbal_context *c, const mtbal_node *node)
 
 /* ------------------------------------------------------------------ nodes that block */
 
-/* All nodes that cannot be differentiated, each once, with what it blocks. */
-typedef struct blockers {
-    const mtbal_context *c;
-    mtbal_diag found;
-    int count;
-} blockers;
-
-enum { BLOCKED = 1 };
-
-static void put_tasks(const mtbal_context *c, uint64_t reach, char *text, size_t size)
+/* The tasks that a node blocks: those that it reaches, and `reach`, of a node of ours, which
+ * reaches nothing itself. */
+static void add_blocker(const mtbal_context *c, mtbal_blockers *s, mtbal_node *node, uint64_t reach,
+                        const char *why)
 {
+    char tasks[160] = "";
     size_t used = 0;
-    text[0] = 0;
-    for (int i = 0; i < c->ntasks && used + 4 < size; i++)
+    reach |= node_reach(c, node);
+    for (int i = 0; i < c->ntasks && used + 4 < sizeof tasks; i++)
         if (reach >> i & 1)
-            used += (size_t)snprintf(text + used, size - used, "%s%s", used ? ", " : "",
+            used += (size_t)snprintf(tasks + used, sizeof tasks - used, "%s%s", used ? ", " : "",
                                      c->tasks[i].name);
+    mtbal_blockers_add(s, node, why, tasks);
 }
 
-/* reach: of a node of ours, which reaches nothing itself. */
-static void add_blocker(blockers *s, mtbal_node *node, uint64_t reach, const char *why)
+static mtbal_status fail_blocked(const mtbal_context *c, const mtbal_blockers *s)
 {
-    char label[256], tasks[160], line[768];
-    size_t used = strlen(s->found.what), room = sizeof s->found.what - used;
-    if (node->mark == BLOCKED)
-        return;
-    node->mark = BLOCKED;
-    s->count++;
-    put_tasks(s->c, reach | node_reach(s->c, node), tasks, sizeof tasks);
-    int n = snprintf(line, sizeof line, "\n  %s%s%.300s, blocks %s", mtbal_node_label(node, label),
-                     why ? ": " : "", why ? why : "", tasks);
-    if (n > 0 && (size_t)n < sizeof line && (size_t)n + 8 < room)
-        memcpy(s->found.what + used, line, (size_t)n + 1);
-    else if (room > 8 && (used < 3 || strcmp(s->found.what + used - 3, "...")))
-        memcpy(s->found.what + used, "\n  ...", 7);
-}
-
-static mtbal_status fail_blocked(const blockers *s)
-{
-    return mtbal_fail(s->c->diag, MTBAL_UNSUPPORTED, s->c->model->path,
+    return mtbal_fail(c->diag, MTBAL_UNSUPPORTED, c->model->path,
                       "--freeze the parameters before these nodes, or write the model with other "
                       "operators",
                       "%d node%s on the way from a loss to a parameter cannot be "
-                      "differentiated:%.2900s",
-                      s->count, s->count > 1 ? "s" : "", s->found.what);
-}
-
-/* Nodes without a rule stand behind others, too: cotangents never get there. */
-static void add_nodes_without_rule(blockers *s, const bool *active)
-{
-    for (mtbal_node *node = s->c->graph->first; node; node = node->next) {
-        bool made = false, stop;
-        for (int i = 0; i < node->nout; i++)
-            made = made ||
-                   (node->out[i] && node->out[i]->id < s->c->nreach && active[node->out[i]->id]);
-        if (made && !mtbal_gradient_rule(node->opcode, &stop) && !stop &&
-            !mtbal_node_is(node, "If") && mtbal_reads(node, active, s->c->nreach))
-            add_blocker(s, node, 0, NULL);
-    }
+                      "differentiated:%s",
+                      s->count, s->count > 1 ? "s" : "", s->text);
 }
 
 /* ------------------------------------------------------------------ sweeps */
@@ -93,7 +57,7 @@ static void add_nodes_without_rule(blockers *s, const bool *active)
 typedef struct region {
     const mtbal_context *c;
     uint64_t task; /* 0: the trunk */
-    blockers *blocked;
+    mtbal_blockers *blocked;
 } region;
 
 static bool in_region(const mtbal_node *node, void *context)
@@ -106,12 +70,12 @@ static bool in_region(const mtbal_node *node, void *context)
 static mtbal_status refuse(mtbal_node *node, const char *why, void *context)
 {
     const region *r = context;
-    add_blocker(r->blocked, node, r->task, why);
+    add_blocker(r->c, r->blocked, node, r->task, why);
     return MTBAL_OK;
 }
 
 static mtbal_status sweep(const mtbal_context *c, mtbal_value **cotangent, uint64_t task,
-                          mtbal_builder *b, blockers *blocked)
+                          mtbal_builder *b, mtbal_blockers *blocked)
 {
     const mtbal_cotangents *s = c->scratch;
     region r = {c, task, blocked};
@@ -127,7 +91,7 @@ static mtbal_status sweep(const mtbal_context *c, mtbal_value **cotangent, uint6
 }
 
 /* The head of one task: unweighted cotangents, from dL/dL = 1. */
-static mtbal_status head(mtbal_context *c, int task, blockers *blocked)
+static mtbal_status head(mtbal_context *c, int task, mtbal_blockers *blocked)
 {
     mtbal_cotangents *s = c->scratch;
     mtbal_builder b;
@@ -211,21 +175,23 @@ static mtbal_status new_cotangents(mtbal_context *c)
 mtbal_status mtbal_pass_backward(mtbal_context *c)
 {
     mtbal_builder b;
-    blockers blocked = {.c = c};
+    mtbal_blockers blocked = {0};
     if (strcmp(c->options->apply, "loss") && strcmp(c->options->apply, "shared"))
         return mtbal_fail(c->diag, MTBAL_USAGE, "--apply", "choose from loss, shared",
                           "weights cannot be applied to '%s'", c->options->apply);
     MTBAL_TRY(new_cotangents(c));
     mtbal_cotangents *s = c->scratch;
-    for (mtbal_node *node = c->graph->first; node; node = node->next)
-        node->mark = 0;
+    mtbal_blockers_clear(c->graph);
     for (int t = 0; t < c->ntasks; t++)
         MTBAL_TRY(head(c, t, &blocked));
     mtbal_pass_builder(c, &b, "mtbal/backward/", "gradient", NULL);
     MTBAL_TRY(join_heads(c, &b));
     MTBAL_TRY(sweep(c, s->main, 0, &b, &blocked));
-    add_nodes_without_rule(&blocked, s->active);
-    return blocked.count ? fail_blocked(&blocked) : parameter_gradients(c, &b);
+    /* Nodes without a rule stand behind others, too: cotangents never get there. */
+    for (mtbal_node *node = c->graph->first; node; node = node->next)
+        if (mtbal_lacks_rule(node, s->active, c->nreach))
+            add_blocker(c, &blocked, node, 0, NULL);
+    return blocked.count ? fail_blocked(c, &blocked) : parameter_gradients(c, &b);
 }
 
 mtbal_status mtbal_continue_task(mtbal_context *c, int task)

@@ -1,5 +1,5 @@
 /* passes/dead.c: nodes whose outputs nobody uses, and functions that nobody calls. */
-#include "passes/passes.h"
+#include "passes/internal.h"
 
 #include <string.h>
 
@@ -21,6 +21,15 @@ static mtbal_status mark_operands(mtbal_node *node, void *context)
     return MTBAL_OK;
 }
 
+void mtbal_mark_read(mtbal_node *node, bool *marked)
+{
+    marker m = {marked};
+    mark_operands(node, &m);
+    for (mtbal_attr *a = node->attrs; a; a = a->next)
+        if (a->kind == MTBAL_ATTR_GRAPH && a->g)
+            mtbal_graph_walk(a->g, mark_operands, &m);
+}
+
 static void sweep(mtbal_graph *graph, marker *m)
 {
     for (int i = 0; i < graph->noutputs; i++)
@@ -34,10 +43,7 @@ static void sweep(mtbal_graph *graph, marker *m)
             mtbal_node_remove(node);
             continue;
         }
-        mark_operands(node, m);
-        for (mtbal_attr *a = node->attrs; a; a = a->next)
-            if (a->kind == MTBAL_ATTR_GRAPH && a->g)
-                mtbal_graph_walk(a->g, mark_operands, m);
+        mtbal_mark_read(node, m->live);
     }
 }
 
@@ -68,6 +74,9 @@ static bool drop_functions(mtbal_model *model, mtbal_arena *scratch)
     if (!s.called)
         return false;
     mtbal_graph_walk(model->graph, mark_function, &s);
+    for (int i = 0; i < model->ntrainings; i++)
+        if (model->trainings[i]->algorithm)
+            mtbal_graph_walk(model->trainings[i]->algorithm, mark_function, &s);
     int kept = 0;
     for (int i = 0; i < model->nfunctions; i++)
         if (s.called[i])
@@ -81,6 +90,9 @@ mtbal_status mtbal_remove_dead(mtbal_model *model, mtbal_diag *diag)
     mtbal_arena *scratch = mtbal_arena_new();
     marker m = {scratch ? mtbal_arena_array(scratch, (size_t)model->nvalues + 1, sizeof(bool))
                         : NULL};
+    for (int i = 0; m.live && i < model->ntrainings; i++) /* they read what the main graph gives */
+        if (model->trainings[i]->algorithm)
+            sweep(model->trainings[i]->algorithm, &m);
     if (m.live)
         sweep(model->graph, &m);
     bool ok = m.live && drop_functions(model, scratch);

@@ -4,19 +4,6 @@
 
 #include <string.h>
 
-static bool is_ours(const char *name)
-{
-    return !strncmp(name, "mtbal/", 6);
-}
-
-static bool is_listed(const mtbal_list *list, const char *name)
-{
-    for (int i = 0; i < list->count; i++)
-        if (!strcmp(list->names[i], name))
-            return true;
-    return false;
-}
-
 /* ------------------------------------------------------------------ nodes in inference mode */
 
 typedef struct converter {
@@ -119,12 +106,13 @@ static mtbal_status restore_interface(mtbal_model *model, mtbal_diag *diag)
     MTBAL_TRY(mtbal_property_list(model, "mtbal.state", model->arena, &states, diag));
     for (int i = graph->noutputs - 1; i >= 0; i--) {
         const char *name = graph->outputs[i]->name;
-        if (listed ? !is_listed(&outputs, name) : is_ours(name))
+        if (listed ? !mtbal_is_listed(outputs.names, outputs.count, name) : mtbal_is_ours(name))
             mtbal_remove_output(graph, graph->outputs[i]);
     }
     for (int i = graph->ninputs - 1; i >= 0; i--) {
         const char *name = graph->inputs[i]->name;
-        if (listed ? !is_listed(&inputs, name) : is_ours(name) || is_listed(&states, name))
+        if (listed ? !mtbal_is_listed(inputs.names, inputs.count, name)
+                   : mtbal_is_ours(name) || mtbal_is_listed(states.names, states.count, name))
             mtbal_remove_input(graph, graph->inputs[i]);
     }
     return MTBAL_OK;
@@ -143,7 +131,7 @@ static mtbal_status drop_unused(mtbal_model *model, bool all, mtbal_diag *diag)
             mtbal_remove_input(graph, graph->inputs[i]);
     for (int i = graph->ninitializers - 1; i >= 0; i--) {
         mtbal_value *v = graph->initializers[i];
-        if (!uses->count[v->id] && !v->is_input && (all || is_ours(v->name)))
+        if (!uses->count[v->id] && !v->is_input && (all || mtbal_is_ours(v->name)))
             mtbal_remove_initializer(graph, v);
     }
     return MTBAL_OK;
@@ -167,12 +155,39 @@ static void drop_traces(mtbal_model *model)
     model->nopsets = kept;
 }
 
+/* What of the interface was ours and is gone may get its name again. */
+static void forget_names(mtbal_model *model, mtbal_value *const *values, int n)
+{
+    for (int i = 0; i < n; i++)
+        if (mtbal_is_ours(values[i]->name) && !mtbal_value_find(model->graph, values[i]->name))
+            mtbal_forget_name(model, values[i]->name);
+}
+
+mtbal_status mtbal_original(mtbal_model *model, mtbal_diag *diag)
+{
+    const mtbal_graph *graph = model->graph;
+    int nin = graph->ninputs, nout = graph->noutputs;
+    mtbal_value **in = mtbal_arena_copy(model->arena, graph->inputs, (size_t)nin * sizeof *in);
+    mtbal_value **out = mtbal_arena_copy(model->arena, graph->outputs, (size_t)nout * sizeof *out);
+    if (!in || !out)
+        return mtbal_no_memory(diag);
+    MTBAL_TRY(mtbal_verify(model, diag));
+    MTBAL_TRY(restore_interface(model, diag));
+    MTBAL_TRY(mtbal_remove_dead(model, diag));
+    MTBAL_TRY(drop_unused(model, false, diag));
+    drop_traces(model);
+    forget_names(model, in, nin);
+    forget_names(model, out, nout);
+    return MTBAL_OK;
+}
+
 mtbal_status mtbal_inference(mtbal_model *model, const mtbal_options *options, mtbal_diag *diag)
 {
     mtbal_graph *graph = model->graph;
     const char *chosen = options ? options->keep_outputs : NULL;
     bool is_step = mtbal_property_get(model, "mtbal.state") != NULL ||
                    mtbal_property_get(model, "mtbal.target") != NULL;
+    model->ntrainings = 0;
     MTBAL_TRY(mtbal_verify(model, diag));
     MTBAL_TRY(restore_interface(model, diag));
     if (chosen)
@@ -183,6 +198,8 @@ mtbal_status mtbal_inference(mtbal_model *model, const mtbal_options *options, m
     if (is_step || chosen)
         MTBAL_TRY(mtbal_remove_dead(model, diag));
     MTBAL_TRY(mtbal_inference_mode(model, diag));
+    if (is_step || chosen) /* what only training read */
+        MTBAL_TRY(mtbal_remove_dead(model, diag));
     MTBAL_TRY(drop_unused(model, chosen != NULL, diag));
     drop_traces(model);
     return MTBAL_OK;

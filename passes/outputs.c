@@ -13,6 +13,19 @@ void mtbal_pass_builder(const mtbal_context *c, mtbal_builder *b, const char *pr
         task ? mtbal_arena_printf(c->model->arena, "%s%s/", prefix, task) : prefix; /* NULL: none */
 }
 
+bool mtbal_is_ours(const char *name)
+{
+    return !strncmp(name, "mtbal/", 6);
+}
+
+bool mtbal_is_listed(const char *const *names, int n, const char *name)
+{
+    for (int i = 0; i < n; i++)
+        if (!strcmp(names[i], name))
+            return true;
+    return false;
+}
+
 mtbal_status mtbal_own_name(mtbal_context *c, const char *prefix, const char *name,
                             const char **result)
 {
@@ -98,45 +111,49 @@ static void put_entry(text *t, const char *name, const char *value)
     }
 }
 
-static mtbal_status set_property(mtbal_context *c, const char *key, text *t, const char *close)
+mtbal_status mtbal_set_entries(mtbal_model *model, const char *key, bool object, int n,
+                               const mtbal_property *entries, mtbal_diag *diag)
 {
-    put(t, close, 1);
-    mtbal_status status = t->failed ? MTBAL_NOMEM : mtbal_property_set(c->model, key, t->bytes);
-    mtbal_free(t->bytes);
-    *t = (text){0};
-    return status == MTBAL_OK ? MTBAL_OK : mtbal_no_memory(c->diag);
+    text t = {0};
+    put(&t, object ? "{" : "[", 1);
+    for (int i = 0; i < n; i++)
+        put_entry(&t, entries[i].key, object ? entries[i].value : NULL);
+    put(&t, object ? "}" : "]", 1);
+    mtbal_status status = t.failed ? MTBAL_NOMEM : mtbal_property_set(model, key, t.bytes);
+    mtbal_free(t.bytes);
+    return status == MTBAL_OK ? MTBAL_OK : mtbal_no_memory(diag);
 }
 
 static mtbal_status set_names(mtbal_context *c, const char *key, const char *const *names, int n)
 {
-    text t = {0};
-    put(&t, "[", 1);
-    for (int i = 0; i < n; i++)
-        put_entry(&t, names[i], NULL);
-    return set_property(c, key, &t, "]");
+    mtbal_property *entries = mtbal_arena_array(c->model->arena, (size_t)n, sizeof *entries);
+    for (int i = 0; entries && i < n; i++)
+        entries[i].key = names[i];
+    return entries ? mtbal_set_entries(c->model, key, false, n, entries, c->diag)
+                   : mtbal_no_memory(c->diag);
 }
 
 /* Tasks, parameters and states; what the graph took and gave before, for the way back. */
 mtbal_status mtbal_pass_metadata(mtbal_context *c)
 {
-    text t = {0};
-    put(&t, "{", 1);
+    size_t most = (size_t)(c->ntasks + c->nparams + c->nstates);
+    mtbal_property *list = mtbal_arena_array(c->model->arena, most, sizeof *list);
+    int shared = 0;
+    if (!list)
+        return mtbal_no_memory(c->diag);
     for (int i = 0; i < c->ntasks; i++)
-        put_entry(&t, c->tasks[i].name, c->tasks[i].loss->name);
-    MTBAL_TRY(set_property(c, "mtbal.tasks", &t, "}"));
-    put(&t, "[", 1);
+        list[i] = (mtbal_property){c->tasks[i].name, c->tasks[i].loss->name};
+    MTBAL_TRY(mtbal_set_entries(c->model, "mtbal.tasks", true, c->ntasks, list, c->diag));
     for (int i = 0; i < c->nparams; i++)
-        put_entry(&t, c->params[i].value->name, NULL);
-    MTBAL_TRY(set_property(c, "mtbal.params", &t, "]"));
-    put(&t, "[", 1);
+        list[i] = (mtbal_property){c->params[i].value->name, NULL};
+    MTBAL_TRY(mtbal_set_entries(c->model, "mtbal.params", false, c->nparams, list, c->diag));
     for (int i = 0; i < c->nparams; i++)
         if (c->params[i].reach & (c->params[i].reach - 1)) /* two tasks or more */
-            put_entry(&t, c->params[i].value->name, NULL);
-    MTBAL_TRY(set_property(c, "mtbal.shared", &t, "]"));
-    put(&t, "{", 1);
+            list[shared++].key = c->params[i].value->name;
+    MTBAL_TRY(mtbal_set_entries(c->model, "mtbal.shared", false, shared, list, c->diag));
     for (int i = 0; i < c->nstates; i++)
-        put_entry(&t, c->states[i].value->name, c->states[i].output->name);
-    MTBAL_TRY(set_property(c, "mtbal.state", &t, "}"));
+        list[i] = (mtbal_property){c->states[i].value->name, c->states[i].output->name};
+    MTBAL_TRY(mtbal_set_entries(c->model, "mtbal.state", true, c->nstates, list, c->diag));
     MTBAL_TRY(set_names(c, "mtbal.inputs", c->inputs, c->ninputs));
     MTBAL_TRY(set_names(c, "mtbal.outputs", c->outputs, c->noutputs));
     if (mtbal_property_set(c->model, "mtbal.version", "1") != MTBAL_OK ||

@@ -31,6 +31,7 @@ typedef struct mtbal_options {
     const char *optimizer; /* "sgd" (default), "momentum", "adam", "adamw", "none" */
     double clip;           /* global norm; 0: none */
     unsigned outputs;      /* mtbal_measures */
+    const char *target;    /* NULL: a step graph; see mtbal_is_ort_target */
     bool inline_functions, untie;
     const char *keep_outputs; /* of mtbal_inference: comma list; NULL: the network's own */
     const char *dump_after;   /* pass name: prints the graph to `dump_to` after it */
@@ -120,12 +121,14 @@ mtbal_status mtbal_rewrite(mtbal_model *model, const mtbal_options *options,
 /* A step graph (or any model) back into an inference model: mtbal's nodes, inputs and outputs
  * removed, states plain initializers again, BatchNormalization and Dropout in inference mode. */
 mtbal_status mtbal_inference(mtbal_model *model, const mtbal_options *options, mtbal_diag *diag);
-
-/* BatchNormalization normalises by its running statistics, Dropout passes on (inference.c). */
+/* A step graph back into the network that it was made from, in training mode still. Losses that
+ * --loss added are gone. */
+mtbal_status mtbal_original(mtbal_model *model, mtbal_diag *diag);
+/* BatchNormalization normalises by its running statistics, Dropout passes on. */
 mtbal_status mtbal_inference_mode(mtbal_model *model, mtbal_diag *diag);
 
-/* ------------------------------------------------------------------ target_ort.c: the step graph
- * in the form of ONNX Runtime's training sessions */
+/* ------------------------------------------------------------------ ort/: the step graph in the
+ * form of ONNX Runtime's training sessions */
 
 /* A parameter or another state, as the checkpoint holds it. */
 typedef struct mtbal_ort_state {
@@ -134,15 +137,21 @@ typedef struct mtbal_ort_state {
 } mtbal_ort_state;
 
 typedef struct mtbal_ort {
-    const mtbal_options *given; /* the user's options */
-    mtbal_options
-        rewrite; /* what mtbal_rewrite is asked for: the optimizer is a model of its own */
-    int ntrainable, nfrozen;
+    const mtbal_options *given; /* the user's */
+    mtbal_options rewrite;      /* mtbal_rewrite's: the optimizer is a model of its own */
+    int ntrainable, nfrozen, nfed;
     mtbal_ort_state *trainable, *frozen;
-    double lr, beta1, beta2, epsilon, weight_decay; /* lr 0: the session's */
+    const char **fed; /* --set NAME=input: scalars mtbal/NAME that are fed */
+    double lr, beta1, beta2, epsilon, weight_decay; /* lr below 0: the session's */
+    bool lr_is_input;
+    int fed_lr_rank; /* of the parameter that carries it */
+    int checkpoint_version;
+    struct ort_step *step; /* what a step graph brought along, or NULL */
 } mtbal_ort;
 
-/* Before mtbal_rewrite: refuses what these sessions cannot load, splits the options. */
+/* Before mtbal_rewrite: refuses what these sessions cannot load, splits the options. The model may
+ * be a step graph: it becomes its network again; calibration and all other balancing state return
+ * in mtbal_ort_training. */
 mtbal_status mtbal_ort_begin(mtbal_model *model, const mtbal_options *given, mtbal_ort *ort,
                              mtbal_diag *diag);
 /* After it: the step graph becomes the training model. Its parameters and states are inputs now;
@@ -152,10 +161,30 @@ mtbal_status mtbal_ort_training(mtbal_context *context, mtbal_ort *ort);
 mtbal_status mtbal_ort_eval(mtbal_model *model, mtbal_diag *diag);
 /* The optimizer model; NULL without an error for --optimizer none. */
 mtbal_status mtbal_ort_optimizer(const mtbal_ort *ort, mtbal_model **model, mtbal_diag *diag);
+bool mtbal_is_ort_target(const char *target);           /* ort-training, ort-training-1.17 */
 bool mtbal_is_training_model(const mtbal_model *model); /* made by mtbal_ort_training */
-/* On the way back: a parameter's value out of a checkpoint becomes an initializer again. */
+/* On the way back: a parameter's value out of a checkpoint becomes an initializer again. At the end
+ * of all, nothing that was trained may be missing. */
 mtbal_status mtbal_ort_restore(mtbal_model *model, const char *name, mtbal_tensor *tensor,
                                mtbal_diag *diag);
+mtbal_status mtbal_ort_restored(mtbal_model *model, mtbal_diag *diag);
+
+/* ------------------------------------------------------------------ training_info.c,
+ * training_ops.c: ONNX's own words for training */
+
+/* What everything here executes: a model with training_info becomes a step graph (main graph and
+ * algorithms in one, states as in the bindings); Gradient, Adam, Adagrad and Momentum of
+ * ai.onnx.preview.training become standard operators, opset 17 or above. Any other model is
+ * verified, and stays as it is. MTBAL_INVALID: a binding of what is not there; MTBAL_UNSUPPORTED: a
+ * Gradient of what cannot be differentiated, all such nodes in the diagnostic. */
+mtbal_status mtbal_standard_form(mtbal_model *model, mtbal_diag *diag);
+mtbal_status mtbal_lower_training_ops(mtbal_model *model, mtbal_diag *diag); /* the latter alone */
+
+/* ------------------------------------------------------------------ target_training_info.c */
+
+/* After mtbal_rewrite: the network for inference becomes the main graph, the step the algorithm of
+ * a TrainingInfoProto. */
+mtbal_status mtbal_training_info(mtbal_context *context);
 
 /* Single passes that others (lowering, tests) use on any graph. */
 mtbal_status mtbal_upgrade(mtbal_model *model, int64_t opset, mtbal_diag *diag); /* upgrade.c */

@@ -51,6 +51,8 @@ mtbal_status mtbal_pass_expand(mtbal_context *c)
  * that a pass between has broken are made again. */
 const mtbal_pass mtbal_passes[] = {
     {"sort", "", "", "is it a graph? sorts it topologically", mtbal_pass_sort},
+    {"named", "sort", "", "makes operands of the tensors that Gradient nodes name",
+     mtbal_pass_named},
     {"upgrade", "sort", "types", "raises models below opset 17 to it", mtbal_pass_upgrade},
     {"inline", "sort", "types", "replaces calls of model-local functions by their bodies",
      mtbal_pass_inline},
@@ -58,6 +60,9 @@ const mtbal_pass mtbal_passes[] = {
     {"control", "types", "",
      "folds shape arithmetic, takes the branch of a constant If, unrolls a Loop of constant count",
      mtbal_pass_control},
+    {"training", "control", "",
+     "replaces ONNX's training operators (Gradient, Adam, Adagrad, Momentum) by standard ones",
+     mtbal_pass_training},
     {"hoist", "sort", "", "makes initializers of weights in Constant nodes", mtbal_pass_hoist},
     {"losses", "types", "", "adds the losses that --loss names", mtbal_pass_losses},
     {"untie", "sort", "", "separates what the exporter tied (--untie)", mtbal_pass_untie},
@@ -191,6 +196,9 @@ mtbal_status mtbal_rewrite(mtbal_model *model, const mtbal_options *options,
                           "rewrite the original model, or get it back with --inference",
                           "this is a step graph already");
     MTBAL_TRY(check_dump(options, diag));
+    if (model->ntrainings > 0)
+        MTBAL_TRY(mtbal_notice_add(m.c, MTBAL_NOTE, "the model's own training_info is left out"));
+    model->ntrainings = 0;
     for (const mtbal_pass *p = mtbal_passes; p->name; p++) {
         if (!(m.holds & bit_of(p)))
             MTBAL_TRY(run_pass(&m, p));

@@ -33,13 +33,16 @@ static bool carries(unsigned settings_of_node, int operand)
     return operand >= 32 || !(settings_of_node >> operand & 1);
 }
 
+const char mtbal_role_updated[] = "updated state";
+
 /* A node behind which every gradient is zero by definition. */
 static bool is_stop(const mtbal_node *node)
 {
     bool stop;
     mtbal_gradient_rule(node->opcode, &stop);
-    return stop || (mtbal_node_is(node, "Cast") && node->out[0] &&
-                    !mtbal_dtype_is_float(node->out[0]->type.dtype));
+    return stop || node->role == mtbal_role_updated ||
+           (mtbal_node_is(node, "Cast") && node->out[0] &&
+            !mtbal_dtype_is_float(node->out[0]->type.dtype));
 }
 
 /* ------------------------------------------------------------------ backward: reach */

@@ -93,11 +93,23 @@ mtbal_status mtbal_state_bind(mtbal_context *c, mtbal_value *state, mtbal_value 
 
 /* ------------------------------------------------------------------ running statistics */
 
-/* The initializer that an operand is, perhaps through Identity nodes. */
+/* A running statistic after a node: what it was before; NULL for any other value. */
+static mtbal_value *statistic_before(const mtbal_value *v)
+{
+    const mtbal_node *node = v->def;
+    if (mtbal_node_is(node, "Identity"))
+        return node->in[0];
+    for (int i = 1; mtbal_node_is(node, "BatchNormalization") && i < node->nout && i < 3; i++)
+        if (node->out[i] == v && node->nin >= 5)
+            return node->in[2 + i];
+    return NULL;
+}
+
+/* The initializer that an operand is, perhaps through Identity nodes and nodes that share it. */
 static mtbal_value *initializer_behind(mtbal_value *v)
 {
-    while (v && v->def && mtbal_node_is(v->def, "Identity"))
-        v = v->def->in[0];
+    while (v && v->def)
+        v = statistic_before(v);
     return v && v->is_initializer ? v : NULL;
 }
 

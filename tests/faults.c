@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -54,6 +55,16 @@ int fsync(int fd)
 int rename(const char *from, const char *to)
 {
     return fails(EACCES) ? -1 : (int)syscall(SYS_renameat, -100, from, -100, to);
+}
+
+int renameat(int from, const char *old, int to, const char *new)
+{
+    return fails(EACCES) ? -1 : (int)syscall(SYS_renameat, from, old, to, new);
+}
+
+int mkdir(const char *path, mode_t mode)
+{
+    return fails(EACCES) ? -1 : (int)syscall(SYS_mkdirat, -100, path, mode);
 }
 
 int link(const char *from, const char *to)

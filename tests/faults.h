@@ -4,7 +4,7 @@
 
 #include <stdbool.h>
 
-/* The n-th write, read, sync, rename, link or opening from now on fails. */
+/* The n-th write, read, sync, rename, link, opening or making of a folder from now on fails. */
 void faults_begin(int n);
 /* None does any more; whether there was an n-th. */
 bool faults_end(void);

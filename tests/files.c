@@ -3,6 +3,7 @@
 
 #include <check.h>
 #include <dirent.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -99,6 +100,28 @@ bool files_equal(const char *a, const char *b)
     free(x);
     free(y);
     return equal;
+}
+
+char *files_run(int *code, const char *format, ...)
+{
+    static char command[1 << 14];
+    char *text = NULL;
+    size_t size;
+    va_list args;
+    if (!getenv("BIN"))
+        setenv("BIN", "bin", 1);
+    va_start(args, format);
+    int n = vsnprintf(command, sizeof command - 8, format, args);
+    va_end(args);
+    ck_assert_int_lt(n, (int)sizeof command - 8);
+    strcat(command, " 2>&1");
+    FILE *pipe = popen(command, "r"), *to = open_memstream(&text, &size);
+    ck_assert(pipe && to);
+    for (int c; (c = fgetc(pipe)) != EOF;)
+        fputc(c, to);
+    fclose(to);
+    *code = pclose(pipe) >> 8;
+    return text;
 }
 
 /* ------------------------------------------------------------------ the wire format */

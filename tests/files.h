@@ -14,6 +14,9 @@ unsigned char *files_read(const char *path,
                           size_t *size); /* malloc'ed; aborts the test if absent */
 bool files_equal(const char *a, const char *b);
 int files_count(void); /* in the folder, and below */
+/* Runs a shell command, in which BIN stands for the folder of the commands; what it printed, both
+ * streams, malloc'ed. */
+char *files_run(int *code, const char *format, ...) MTBAL_PRINTF(2, 3);
 
 /* Bytes that grow. */
 typedef struct wire {

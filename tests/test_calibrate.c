@@ -544,17 +544,7 @@ END_TEST
 /* What a command prints; its exit code. */
 static char *run_command(const char *name, const char *arguments, int *code)
 {
-    const char *bin = getenv("BIN");
-    char command[4096], *text = NULL;
-    size_t size;
-    snprintf(command, sizeof command, "%s/%s %s 2>&1", bin ? bin : "bin", name, arguments);
-    FILE *pipe = popen(command, "r"), *to = open_memstream(&text, &size);
-    ck_assert(pipe && to);
-    for (int c; (c = fgetc(pipe)) != EOF;)
-        fputc(c, to);
-    fclose(to);
-    *code = pclose(pipe) >> 8;
-    return text;
+    return files_run(code, "$BIN/%s %s", name, arguments);
 }
 
 static char *run(const char *arguments, int *code)

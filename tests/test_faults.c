@@ -96,6 +96,96 @@ START_TEST(each_call)
 }
 END_TEST
 
+/* ------------------------------------------------------------------ files that appear together */
+
+static const char *const bundled[] = {"a", "b", "c", "d"};
+enum { BUNDLED = sizeof bundled / sizeof *bundled };
+
+static void write_text(const char *folder, const char *name, const char *text)
+{
+    char path[2048];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    files_write(path, text, strlen(text));
+}
+
+static bool holds(const char *folder, const char *name, const char *text)
+{
+    char path[2048];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    if (access(path, F_OK) != 0)
+        return !text;
+    size_t size;
+    unsigned char *bytes = files_read(path, &size);
+    bool same = text && size == strlen(text) && !memcmp(bytes, text, size);
+    free(bytes);
+    return same;
+}
+
+static mtbal_status write_bundle(const char *folder, mtbal_diag *diag)
+{
+    mtbal_bundle bundle;
+    MTBAL_TRY(mtbal_bundle_open(&bundle, folder, diag));
+    mtbal_status status = MTBAL_OK;
+    for (int i = 0; i < BUNDLED && status == MTBAL_OK; i++) {
+        mtbal_writer writer;
+        char path[2048];
+        snprintf(path, sizeof path, "%s/%s", bundle.temporary, bundled[i]);
+        status = mtbal_writer_open(&writer, path, diag);
+        if (status == MTBAL_OK)
+            status = mtbal_writer_put(&writer, "new", 3, diag);
+        if (status == MTBAL_OK)
+            status = mtbal_writer_commit(&writer, diag);
+        mtbal_writer_abort(&writer);
+    }
+    if (status == MTBAL_OK)
+        status = mtbal_bundle_commit(&bundle, diag);
+    mtbal_bundle_abort(&bundle);
+    return status;
+}
+
+/* The n-th call fails: all four files are new, or as they were (d was not there); the user's own
+ * file stays. */
+static bool try_bundle(int n, const char *folder, bool exists, int *failures)
+{
+    mtbal_diag diag = {0};
+    if (exists)
+        mkdir(folder, 0777);
+    for (int i = 0; exists && i < BUNDLED - 1; i++)
+        write_text(folder, bundled[i], "old");
+    if (exists)
+        write_text(folder, "own", "own");
+    faults_begin(n);
+    mtbal_status status = write_bundle(folder, &diag);
+    bool reached = faults_end();
+    ck_assert_msg(status == MTBAL_OK || (status == MTBAL_IO && diag.what[0]), "call %d: %d %s", n,
+                  status, diag.what);
+    *failures += status != MTBAL_OK;
+    for (int i = 0; i < BUNDLED; i++) {
+        const char *old = exists && i < BUNDLED - 1 ? "old" : NULL;
+        ck_assert_msg(holds(folder, bundled[i], status == MTBAL_OK ? "new" : old),
+                      "call %d: %s (%s)", n, bundled[i], diag.what);
+    }
+    ck_assert(holds(folder, "own", exists ? "own" : NULL));
+    int files = status == MTBAL_OK ? BUNDLED : exists ? BUNDLED - 1 : 0;
+    ck_assert_msg(files_count() == files + 2 * exists + (!exists && status == MTBAL_OK),
+                  "call %d: a file is left", n);
+    char command[2100];
+    snprintf(command, sizeof command, "rm -rf %s", folder);
+    ck_assert_int_eq(system(command), 0);
+    return reached;
+}
+
+START_TEST(each_call_of_a_bundle)
+{
+    int n = 1, failures = 0;
+    char folder[1024];
+    snprintf(folder, sizeof folder, "%s", files_path("bundle"));
+    while (try_bundle(n, folder, _i != 0, &failures))
+        n++;
+    ck_assert_int_gt(failures, 12);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("faults");
@@ -103,6 +193,11 @@ int main(void)
     tcase_set_timeout(tc, 60);
     tcase_add_loop_test(tc, each_call, 0, 2);
     suite_add_tcase(suite, tc);
+    TCase *bundles = tcase_create("bundles");
+    tcase_set_timeout(bundles, 60);
+    tcase_add_checked_fixture(bundles, files_begin, files_end);
+    tcase_add_loop_test(bundles, each_call_of_a_bundle, 0, 2);
+    suite_add_tcase(suite, bundles);
     SRunner *runner = srunner_create(suite);
     files_begin();
     srunner_run_all(runner, CK_NORMAL);

@@ -20,6 +20,7 @@ static const struct floor_rule {
     {"passes", "graph"},
     {"passes/gradients", "graph passes"},
     {"passes/balance", "graph passes"},
+    {"passes/ort", "graph passes"},
     {"lower", "graph runtime"},
     {"lower/ops", "graph runtime lower"},
     {"lower/c", "graph runtime lower"},
@@ -151,6 +152,27 @@ START_TEST(test_readme_options)
 }
 END_TEST
 
+/* The README's session is what `make demo` runs, command by command. */
+START_TEST(test_readme_session)
+{
+    char *session = output_of("BIN=bin DRY=1 sh models/demo.sh"), *readme = read_file("README.md");
+    int commands = 0;
+    const char *from = readme;
+    for (char *line = strtok(session, "\n"); line; line = strtok(NULL, "\n")) {
+        if (strncmp(line, "$ ", 2))
+            continue;
+        const char *found = strstr(from, line);
+        size_t n = strlen(line);
+        ck_assert_msg(found && found[n] == '\n', "README.md does not show, in turn: %s", line);
+        from = found + n;
+        commands++;
+    }
+    ck_assert_int_ge(commands, 8);
+    free(session);
+    free(readme);
+}
+END_TEST
+
 /* The operator page is what the command prints. */
 START_TEST(test_operator_page)
 {
@@ -173,6 +195,7 @@ int main(void)
     tcase_add_loop_test(tests, test_floors, 0, (int)(sizeof floors / sizeof *floors));
     tcase_add_test(tests, test_op_list);
     tcase_add_loop_test(tests, test_readme_options, 0, 3);
+    tcase_add_test(tests, test_readme_session);
     tcase_add_test(tests, test_operator_page);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);

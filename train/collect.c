@@ -33,7 +33,9 @@ mtbal_collect *mtbal_collect_new(const mtbal_session *session)
         return NULL;
     for (int i = 0; i < session->noutputs; i++) {
         c->columns[i].name = session->outputs[i];
-        c->columns[i].last_only = !strncmp(session->outputs[i], "mtbal/next/", 11);
+        for (int k = 0; k < session->nstates; k++)
+            c->columns[i].last_only =
+                c->columns[i].last_only || !strcmp(session->outputs[i], session->nexts[k]);
     }
     return c;
 }

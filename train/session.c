@@ -1,4 +1,6 @@
 /* train/session.c: one model file, its programs and its states. */
+#include "train/session.h"
+#include "passes/passes.h"
 #include "train/limits.h"
 
 #include <math.h>
@@ -101,6 +103,7 @@ static mtbal_status read_metadata(mtbal_session *s, mtbal_model *model, mtbal_di
         return mtbal_no_memory(diag);
     s->nstates = states.count;
     s->states = states.names;
+    s->nexts = states.values;
     s->is_step = states.count > 0;
     MTBAL_TRY(mtbal_property_list(model, "mtbal.params", s->arena, &params, diag));
     for (int i = 0; i < params.count; i++)
@@ -131,6 +134,13 @@ bool mtbal_session_batch_is_fixed(const mtbal_session *session)
     return false;
 }
 
+/* The model as a plain graph, whatever form its training has in the file. */
+static mtbal_status read_model(const mtbal_session *s, mtbal_model **model, mtbal_diag *diag)
+{
+    MTBAL_TRY(mtbal_onnx_read(s->path, model, diag));
+    return mtbal_standard_form(*model, diag);
+}
+
 mtbal_status mtbal_session_open(const char *path, const mtbal_session_options *options,
                                 mtbal_session **session, mtbal_diag *diag)
 {
@@ -147,7 +157,7 @@ mtbal_status mtbal_session_open(const char *path, const mtbal_session_options *o
     if (s->options.threads < 1)
         s->options.threads = mtbal_processors();
     mtbal_model *model = NULL;
-    mtbal_status status = s->path ? mtbal_onnx_read(path, &model, diag) : mtbal_no_memory(diag);
+    mtbal_status status = s->path ? read_model(s, &model, diag) : mtbal_no_memory(diag);
     if (status == MTBAL_OK)
         status = read_metadata(s, model, diag);
     mtbal_model_free(model);
@@ -198,6 +208,14 @@ static bool is_task_tensor(const mtbal_session *s, const char *name)
     return false;
 }
 
+static bool is_loss(const mtbal_session *s, const char *name)
+{
+    for (int i = 0; i < s->ntasks; i++)
+        if (!strcmp(s->losses[i], name))
+            return true;
+    return false;
+}
+
 /* Whether a program of this mode computes the output. */
 static bool is_wanted(const mtbal_session *s, mtbal_mode mode, const char *name)
 {
@@ -210,8 +228,9 @@ static bool is_wanted(const mtbal_session *s, mtbal_mode mode, const char *name)
     case MTBAL_PROBE_TENSORS:
         return is_task_tensor(s, name);
     default:
-        return s->options.all_outputs || !s->is_step || own || !strcmp(name, "mtbal/loss") ||
-               starts_with(name, "mtbal/weight/") || (mode == MTBAL_MEASURE && is_norm(s, name));
+        return s->options.all_outputs || !s->is_step || is_loss(s, name) ||
+               !strcmp(name, "mtbal/loss") || starts_with(name, "mtbal/weight/") ||
+               (mode == MTBAL_MEASURE && is_norm(s, name));
     }
 }
 
@@ -301,7 +320,7 @@ static mtbal_status compile(mtbal_session *s, mtbal_program *p, mtbal_diag *diag
     const char **outputs = NULL;
     int noutputs = 0;
     MTBAL_TRY(choose_outputs(s, p->mode, &outputs, &noutputs, diag));
-    MTBAL_TRY(mtbal_onnx_read(s->path, &p->model, diag));
+    MTBAL_TRY(read_model(s, &p->model, diag));
     mtbal_lower_options options = {.nbinds = p->nbinds,
                                    .binds = p->binds,
                                    .noutputs = noutputs,
@@ -311,6 +330,8 @@ static mtbal_status compile(mtbal_session *s, mtbal_program *p, mtbal_diag *diag
         MTBAL_TRY(list_frozen(s, &options, diag));
     MTBAL_TRY(mtbal_lower(p->model, &options, &p->plan, diag));
     MTBAL_TRY(mtbal_instance_new(p->plan, s->options.threads, &p->instance, diag));
+    if (s->options.initialize && !s->current)
+        MTBAL_TRY(train_initialize(s, p->instance, diag));
     MTBAL_TRY(apply_settings(s, p, s->current == NULL, diag));
     const rt_tensor *lr = mtbal_instance_input(p->instance, "mtbal/lr");
     mtbal_tensor as = {.dtype = lr ? (mtbal_dtype)lr->dtype : MTBAL_FLOAT, .count = 1};
@@ -431,15 +452,6 @@ double mtbal_program_scalar(const mtbal_program *program, const char *output)
     return mtbal_tensor_f64(&as, 0);
 }
 
-/* Initializers of the main graph by name: a model has thousands, a session as many states. */
-static mtbal_value *find_initializer(mtbal_graph *graph, const char *name)
-{
-    for (int i = 0; i < graph->ninitializers; i++)
-        if (!strcmp(graph->initializers[i]->name, name))
-            return graph->initializers[i];
-    return NULL;
-}
-
 mtbal_status mtbal_session_save(mtbal_session *session, const char *path, mtbal_diag *diag)
 {
     mtbal_model *model = NULL;
@@ -447,7 +459,7 @@ mtbal_status mtbal_session_save(mtbal_session *session, const char *path, mtbal_
     mtbal_status status = MTBAL_OK;
     for (int i = 0; i < session->nstates && status == MTBAL_OK; i++) {
         const rt_tensor *state = mtbal_session_state(session, session->states[i]);
-        mtbal_value *value = find_initializer(model->graph, session->states[i]);
+        mtbal_value *value = mtbal_initializer_find(model, session->states[i]);
         if (!state || !value)
             continue;
         mtbal_tensor *tensor = mtbal_tensor_new(model, (mtbal_dtype)state->dtype, state->rank,

@@ -264,18 +264,10 @@ static mtbal_status take_out(mtbal_model *model, mtbal_value *value, mtbal_diag 
     return value->tensor ? MTBAL_OK : mtbal_no_memory(diag);
 }
 
-/* Leaves what counts: states go, and what lies in other files is looked at there. */
-static mtbal_status prepare(mtbal_model *model, const char *prefix, uint64_t *print,
-                            mtbal_diag *diag)
+/* What lies in other files is looked at there. */
+static mtbal_status prepare_external(mtbal_model *model, mtbal_graph *graph, uint64_t *print,
+                                     mtbal_diag *diag)
 {
-    mtbal_list states;
-    mtbal_graph *graph = model->graph;
-    MTBAL_TRY(mtbal_property_list(model, "mtbal.state", model->arena, &states, diag));
-    for (int i = 0; i < states.count; i++) {
-        mtbal_value *v = mtbal_value_find(graph, states.names[i]);
-        if (v && v->tensor && !strncmp(v->name, prefix, strlen(prefix)))
-            MTBAL_TRY(take_out(model, v, diag));
-    }
     for (int i = 0; i < graph->ninitializers; i++) {
         mtbal_tensor *t = graph->initializers[i]->tensor;
         if (!t || !t->external)
@@ -285,6 +277,24 @@ static mtbal_status prepare(mtbal_model *model, const char *prefix, uint64_t *pr
         *print = mtbal_fingerprint(*print, t->data, t->bytes);
         MTBAL_TRY(take_out(model, graph->initializers[i], diag));
     }
+    return MTBAL_OK;
+}
+
+/* Leaves what counts: states go. */
+static mtbal_status prepare(mtbal_model *model, const char *prefix, uint64_t *print,
+                            mtbal_diag *diag)
+{
+    mtbal_list states;
+    MTBAL_TRY(mtbal_property_list(model, "mtbal.state", model->arena, &states, diag));
+    for (int i = 0; i < states.count; i++) {
+        mtbal_value *v = mtbal_initializer_find(model, states.names[i]);
+        if (v && !strncmp(v->name, prefix, strlen(prefix)))
+            MTBAL_TRY(take_out(model, v, diag));
+    }
+    MTBAL_TRY(prepare_external(model, model->graph, print, diag));
+    for (int i = 0; i < model->ntrainings; i++)
+        if (model->trainings[i]->algorithm)
+            MTBAL_TRY(prepare_external(model, model->trainings[i]->algorithm, print, diag));
     return MTBAL_OK;
 }
 

@@ -12,8 +12,8 @@ mtbal_status mtbal_calibration_store(const char *from, const char *to, int count
     for (int i = 0; i < count && status == MTBAL_OK; i++) {
         char name[512];
         snprintf(name, sizeof name, "mtbal/calibration/%s", results[i].task);
-        mtbal_value *value = mtbal_value_find(model->graph, name);
-        if (!value || !value->tensor) {
+        mtbal_value *value = mtbal_initializer_find(model, name);
+        if (!value) {
             status =
                 mtbal_fail(diag, MTBAL_INVALID, from, "rewrite the model with --balance calibrated",
                            "the step graph has no state %s", name);
@@ -41,13 +41,13 @@ mtbal_status mtbal_calibrate_model(mtbal_model *model, const char *to,
                                    mtbal_calibration **results, int *count,
                                    mtbal_on_epoch *on_epoch, void *context, mtbal_diag *diag)
 {
-    mtbal_folder folder;
+    mtbal_bundle bundle;
     mtbal_calibrate_options o = *options;
     const char *beside = mtbal_arena_printf(arena, "%s.calibration", to);
     if (!beside)
         return mtbal_no_memory(diag);
-    MTBAL_TRY(mtbal_folder_open(&folder, beside, diag));
-    o.model = mtbal_arena_printf(arena, "%s/step.onnx", folder.temporary);
+    MTBAL_TRY(mtbal_bundle_open(&bundle, beside, diag));
+    o.model = mtbal_arena_printf(arena, "%s/step.onnx", bundle.temporary);
     mtbal_status status = o.model ? mtbal_onnx_write(model, o.model, diag) : mtbal_no_memory(diag);
     if (status == MTBAL_OK)
         status = mtbal_calibrate(&o, arena, results, count, on_epoch, context, diag);
@@ -55,6 +55,6 @@ mtbal_status mtbal_calibrate_model(mtbal_model *model, const char *to,
         status = mtbal_calibration_store(o.model, to, *count, *results, diag);
     if (status != MTBAL_OK && o.model && !strcmp(diag->where, o.model))
         snprintf(diag->where, sizeof diag->where, "%s", to);
-    mtbal_folder_abort(&folder);
+    mtbal_bundle_abort(&bundle);
     return status;
 }

@@ -23,8 +23,10 @@ typedef struct mtbal_session_options {
     int threads; /* >= 1; 0: as many as processors */
     int nset;
     const mtbal_setting *set;
-    bool all_outputs;      /* compute every output of the graph, not only losses, weights, norms */
-    bool freeze_shared;    /* parameters that two or more tasks reach keep their values */
+    bool all_outputs;   /* compute every output of the graph, not only losses, weights, norms */
+    bool freeze_shared; /* parameters that two or more tasks reach keep their values */
+    bool initialize;    /* begin as the model's initialization says, not with stored values */
+    uint64_t initialize_seed;
     const char *only_task; /* measure this task's norm only; NULL: all norms and cosines */
 } mtbal_session_options;
 
@@ -57,6 +59,7 @@ typedef struct mtbal_session {
     const char **norms;   /* mtbal/grad_norm/T */
     const char **weights; /* mtbal/weight/T */
     const char **states;  /* names */
+    const char **nexts;   /* output that holds the state's next value */
     const char **outputs; /* all graph outputs, in order */
     mtbal_feed *feeds;
     bool is_step;       /* a step graph: has states */

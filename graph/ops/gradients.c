@@ -1,6 +1,8 @@
-/* graph/ops/gradients.c: our own functions that compute gradients: their results have the shape of
- * what they differentiate. */
+/* graph/ops/gradients.c: functions of ours and operators of ONNX that compute gradients and
+ * updates: their results have the shape of what they differentiate or replace. */
 #include "graph/graph.h"
+
+#include <string.h>
 
 static mtbal_status give(mtbal_infer *s, int output, const mtbal_type *type)
 {
@@ -58,4 +60,24 @@ mtbal_status mtbal_shape_as_told(mtbal_infer *s)
     type.rank = n;
     type.dims = dims;
     return give(s, 0, &type);
+}
+
+/* Gradient: dy/dx_i has the shape of the i-th operand. */
+mtbal_status mtbal_shape_gradient(mtbal_infer *s)
+{
+    for (int i = 0; i < s->node->nout && i < s->node->nin; i++)
+        if (s->node->in[i])
+            give(s, i, &s->node->in[i]->type);
+    return MTBAL_OK;
+}
+
+/* Adam, Adagrad, Momentum: R, T, X_1 .. X_n, G_1 .. G_n, then the states, n each -> the new X_1 ..
+ * X_n and states. */
+mtbal_status mtbal_shape_optimizer(mtbal_infer *s)
+{
+    int groups = strcmp(s->node->op, "Adam") ? 3 : 4, n = (s->node->nin - 2) / groups;
+    for (int i = 0; i < s->node->nout && n > 0; i++)
+        if (s->node->in[2 + i % n])
+            give(s, i, &s->node->in[2 + i % n]->type);
+    return MTBAL_OK;
 }

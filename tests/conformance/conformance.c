@@ -1,5 +1,5 @@
-/* tests/conformance/conformance.c: runs ONNX backend tests through our reader, lowering and
- * runtime.
+/* tests/conformance/conformance.c: runs ONNX backend tests through our reader, the pass
+ * for training operators, lowering and runtime.
  *
  *     conformance [-v] FOLDER...
  *
@@ -9,6 +9,7 @@
  * in a process of its own, so that a crash is one failed test. */
 #include "lower/lower.h"
 #include "onnxio/onnxio.h"
+#include "passes/passes.h"
 
 #include <dirent.h>
 #include <math.h>
@@ -197,12 +198,15 @@ static int read_and_run(data_set *d, const char *path, bool freeze)
 {
     mtbal_diag diag = {0};
     mtbal_model *model = NULL;
+    int result;
     d->why[0] = 0;
-    if (mtbal_onnx_read(path, &model, &diag) != MTBAL_OK) {
+    if (mtbal_onnx_read(path, &model, &diag) == MTBAL_OK &&
+        mtbal_standard_form(model, &diag) == MTBAL_OK) {
+        result = lower_and_run(d, model, path, freeze);
+    } else {
         snprintf(d->why, sizeof d->why, "%.380s", diag.what);
-        return diag.status == MTBAL_UNSUPPORTED ? UNSUPPORTED : FAILED;
+        result = diag.status == MTBAL_UNSUPPORTED ? UNSUPPORTED : FAILED;
     }
-    int result = lower_and_run(d, model, path, freeze);
     mtbal_model_free(model);
     return result;
 }

@@ -155,13 +155,22 @@ def examine(folder, file, work):
             steps(f"{folder}/{file} {optimizer}", step, feeds, work)
 
 
-with tempfile.TemporaryDirectory() as folder:
-    for place, name in FILES:
-        try:
-            examine(place, name, Path(folder))
-        except Exception as problem:  # one model must not hide the others
-            check(False, f"{place}/{name}", f"{type(problem).__name__}: {str(problem)[:300]}")
-        print(f"{place}/{name}: {passed} passed, {failed} failed so far", flush=True)
-print(f"onnxruntime {ort.__version__}, onnx {onnx.__version__}")
-print(f"{passed} passed, {failed} failed")
-sys.exit(failed != 0)
+def summary():
+    print(f"onnxruntime {ort.__version__}, onnx {onnx.__version__}")
+    print(f"{Path(sys.argv[0]).name}: {passed} passed, {failed} failed")
+    return failed != 0
+
+
+def main():
+    with tempfile.TemporaryDirectory() as folder:
+        for place, name in FILES:
+            try:
+                examine(place, name, Path(folder))
+            except Exception as problem:  # one model must not hide the others
+                check(False, f"{place}/{name}", f"{type(problem).__name__}: {str(problem)[:300]}")
+            print(f"{place}/{name}: {passed} passed, {failed} failed so far", flush=True)
+    return summary()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

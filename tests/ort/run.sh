@@ -1,12 +1,12 @@
 #!/bin/sh
-# make test-ort: the same step graphs in stock ONNX Runtime. Installs onnxruntime, onnx and numpy into .venv; says so when
-# it cannot.
+# make test-ort: the same step graphs in stock ONNX Runtime, and artifacts in its training sessions. Installs all that it
+# compares with into .venv; says so when it cannot.
 set -eu
 BIN=${BIN:-bin}
 VENV=.venv
+[ "$(id -u)" = 0 ] && SUDO= || SUDO=sudo
 if ! "$VENV/bin/python" -c 'import onnxruntime, onnx, numpy' 2>/dev/null; then
     if ! python3 -c 'import venv, ensurepip' 2>/dev/null; then
-        [ "$(id -u)" = 0 ] && SUDO= || SUDO=sudo
         echo "installing python3-venv"
         $SUDO apt-get update -qq && $SUDO apt-get install -y -qq --no-install-recommends python3 python3-venv >/dev/null
     fi
@@ -19,19 +19,32 @@ if ! "$VENV/bin/python" -c 'import onnxruntime, onnx, numpy' 2>/dev/null; then
 fi
 status=0
 "$VENV/bin/python" tests/ort/compare.py "$BIN" || status=1
+"$VENV/bin/python" tests/ort/training_info.py "$BIN" || status=1
 
-# ONNX Runtime's own training sessions: the last that were published are those of 1.19.2.
-WEB=.venv/web/node_modules/onnxruntime-web
-[ "$(id -u)" = 0 ] && SUDO= || SUDO=sudo
+# ONNX Runtime's own training sessions, those that were published last of each release.
+missing() { echo "test-ort: $1 cannot be installed here ($2); it was left out"; }
 command -v npm >/dev/null || { echo "installing nodejs and npm"
     $SUDO apt-get install -y -qq --no-install-recommends nodejs npm >/dev/null || true; }
-[ -d "$WEB" ] || { mkdir -p .venv/web && npm install --silent --no-audit --no-fund --prefix .venv/web \
-    onnxruntime-web@1.19.2 >/dev/null 2>&1; } || { echo "test-ort: onnxruntime-web@1.19.2 cannot be installed here"; WEB=-; }
-WHEEL=.venv/training/bin/python
-"$WHEEL" -c 'from onnxruntime.capi import _pybind_state as m; m.Module' 2>/dev/null || {
-    python3 -m venv .venv/training &&
-    .venv/training/bin/python -m pip install --quiet --disable-pip-version-check 'numpy<2' \
-        onnxruntime-training-cpu==1.19.2 2>/dev/null; } || {
-    echo "test-ort: PyPI has no onnxruntime-training-cpu 1.19.2 for this Python (or cannot be reached)"; WHEEL=-; }
-"$VENV/bin/python" tests/ort/training.py "$BIN" "$WEB" "$WHEEL" || status=1
+SESSIONS=
+for version in 1.17.3 1.18.0 1.19.2; do
+    web=$VENV/web-$version wheel=$VENV/training-$version
+    [ -d "$web/node_modules/onnxruntime-web" ] || npm install --silent --no-audit --no-fund --prefix "$web" \
+        "onnxruntime-web@$version" >/dev/null 2>&1 || true
+    if [ -d "$web/node_modules/onnxruntime-web" ]; then
+        SESSIONS="$SESSIONS $version=node:$web/node_modules/onnxruntime-web"
+    else
+        missing "onnxruntime-web@$version" "is the npm registry reachable?"
+    fi
+    # numpy and the compiled module are all that is needed of it: its Python package wants torch
+    "$wheel/bin/python" -c 'from onnxruntime.capi._pybind_state import Module' 2>/dev/null || { python3 -m venv "$wheel" &&
+        "$wheel/bin/python" -m pip install --quiet --disable-pip-version-check 'numpy<2' \
+            "onnxruntime-training-cpu==$version" >/dev/null 2>&1; } || true
+    if "$wheel/bin/python" -c 'from onnxruntime.capi._pybind_state import Module' 2>/dev/null; then
+        SESSIONS="$SESSIONS $version=wheel:$wheel/bin/python"
+    else
+        missing "onnxruntime-training-cpu $version" "PyPI has it for Python 3.8 to 3.11 or 3.12"
+    fi
+done
+# shellcheck disable=SC2086
+"$VENV/bin/python" tests/ort/training.py "$BIN" $SESSIONS || status=1
 exit $status
