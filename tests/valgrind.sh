@@ -8,7 +8,7 @@ trap 'rm -rf "$folder"' EXIT
 grind() { echo "== $*"; $VALGRIND "$@" >"$folder/said" 2>&1 || { cat "$folder/said"; exit 1; }; }
 
 grind "$BIN/mtbal-rewrite" models/digits2.onnx "$folder/step.onnx" --optimizer adam --outputs norms,gram,task-grads
-grind "$BIN/mtbal-calibrate" "$folder/step.onnx" --data models/digits2.valid.npz --max-epochs 1 --window 1 --threads 1
+grind "$BIN/mtbal-calibrate" "$folder/step.onnx" --data models/digits2.valid.npz --max-epochs 1 --window 2 --threads 1
 grind "$BIN/mtbal-run" "$folder/step.onnx" --data models/digits2.valid.npz --limit 2 --threads 2 --save "$folder/trained.onnx"
 grind "$BIN/mtbal-rewrite" --inference "$folder/trained.onnx" "$folder/model.onnx"
 grind "$BIN/mtbal-run" "$folder/model.onnx" --data models/digits2.test.npz --limit 1 --threads 1
