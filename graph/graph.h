@@ -91,6 +91,9 @@ char *mtbal_arena_printf(mtbal_arena *arena, const char *format, ...) MTBAL_PRIN
 const char *mtbal_intern(mtbal_arena *arena, const char *name);
 const char *mtbal_intern_n(mtbal_arena *arena, const char *name, size_t length);
 size_t mtbal_arena_bytes(const mtbal_arena *arena);
+/* Whether an allocation from this arena has failed: tells a NULL, or a fact that was not found,
+ * that comes from there from a mistake. */
+bool mtbal_arena_failed(const mtbal_arena *arena);
 
 /* ------------------------------------------------------------------ tensor.c: element types,
  * shapes, tensors */
