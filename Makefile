@@ -4,8 +4,10 @@
 # make strict     builds with gcc and clang, every warning an error; checks the formatting
 # make sanitize   runs the tests under AddressSanitizer and UBSan
 # make valgrind   runs the commands and short tests under valgrind's memcheck
-# make test-ort   compares with ONNX Runtime (installs it into .venv)
+# make test-ort   compares with ONNX Runtime (installs it into .venv), and runs test-examples
 # make conformance   runs ONNX's own tests in DATA=FOLDER (default: the training operators')
+# make test-examples   training loops in stock ONNX Runtime: Python, Node.js, C, a page in Chromium
+# make web        the page: a folder to serve, build/web
 # make test-torch compares calibrations with an independent PyTorch program (installs torch into .venv-torch)
 # make test-networks compares whole networks from PyTorch's exporters (the same)
 # make bench      measures
@@ -40,7 +42,7 @@ TEST_X  := $(TESTS:tests/%.c=$(BUILD)/tests/%)
 LIB     := $(BUILD)/libmtbal.a
 PROTO   ?= /usr/include/onnx/onnx.proto
 
-.PHONY: all clean deps demo test test-run strict sanitize valgrind conformance test-ort test-torch test-networks bench bench-flops bench-balance format test-emit test-cross bench-emit
+.PHONY: all clean deps demo web test test-run strict sanitize valgrind conformance test-ort test-examples test-torch test-networks bench bench-flops bench-balance format test-emit test-cross bench-emit
 all: $(TOOLS)
 
 # ---------------------------------------------------------------- what a fresh Debian machine needs
@@ -82,7 +84,7 @@ valgrind: deps
 # gcc and clang, every warning an error, the formatting checked.
 strict: deps
 	$(call install,clang clang-format)
-	@clang-format --dry-run -Werror $(foreach f,$(FOLDERS) lower/c/templates cli tests bench,$(wildcard $(f)/*.c $(f)/*.h))
+	@clang-format --dry-run -Werror $(foreach f,$(FOLDERS) lower/c/templates cli tests bench examples/c,$(wildcard $(f)/*.c $(f)/*.h))
 	@$(MAKE) --no-print-directory BUILD=build/gcc BIN=build/gcc/bin CC=gcc MODE=-Werror all test-build
 	@$(MAKE) --no-print-directory BUILD=build/clang BIN=build/clang/bin CC=clang MODE=-Werror all test-build
 	@echo "strict: gcc and clang, no warnings; formatting as in .clang-format"
@@ -93,6 +95,15 @@ test-build: $(TEST_X)
 test-ort: deps
 	@$(MAKE) --no-print-directory all
 	@BIN=$(BIN) sh tests/ort/run.sh
+	@BIN=$(BIN) sh tests/examples/run.sh
+
+test-examples: deps
+	@$(MAKE) --no-print-directory all
+	@BIN=$(BIN) sh tests/examples/run.sh
+
+web: deps
+	@$(MAKE) --no-print-directory all
+	@BIN=$(BIN) sh examples/web/build.sh build/web
 
 test-torch: deps
 	@$(MAKE) --no-print-directory all
@@ -138,7 +149,7 @@ bench-balance: deps
 	@$(BUILD)/bench/bench_balance $(BUILD)/bench/balance $(SEEDS) $(PROBLEMS)
 
 format:
-	clang-format -i $(foreach f,$(FOLDERS) lower/c/templates cli tests bench,$(wildcard $(f)/*.c $(f)/*.h))
+	clang-format -i $(foreach f,$(FOLDERS) lower/c/templates cli tests bench examples/c,$(wildcard $(f)/*.c $(f)/*.h))
 .SECONDARY:
 
 $(BUILD)/gen/onnx/onnx.pb-c.c: $(PROTO)

@@ -12,7 +12,7 @@ typedef struct args {
     cli_pairs tasks, losses, weights, set;
     cli_list train, freeze;
     const char *balance, *scale, *apply, *norm_over, *optimizer, *outputs, *dump_after, *target,
-        *checkpoint, *calibrate;
+        *checkpoint, *states, *calibrate;
     double clip;
     cli_emission emit;
     bool inline_functions, untie, inference, list_passes, list_operators, time_passes, json, quiet,
@@ -71,6 +71,9 @@ static const cli_option options[] = {
      "standard: IN's\nown training (training_info, Gradient, Adam, ...) in standard\noperators"},
     {"checkpoint", 0, CLI_TEXT, &a.checkpoint, "C",
      "with --inference: the checkpoint of a training session"},
+    {"states", 0, CLI_TEXT, &a.states, "S.npz",
+     "write the states there and make them plain inputs (for\nJavaScript); also of a step graph. "
+     "With --inference: take\nthem from there"},
     {"list-passes", 0, CLI_FLAG, &a.list_passes, NULL, "print the pass table"},
     {"list-operators", 0, CLI_FLAG, &a.list_operators, NULL,
      "print what can be differentiated and what mtbal-run executes"},
@@ -507,20 +510,31 @@ static mtbal_status convert(report *r, mtbal_model *model, const mtbal_options *
                               "the weights of a training model are in its checkpoint");
         if (a.checkpoint)
             MTBAL_TRY(mtbal_artifacts_load(model, a.checkpoint, diag));
+        if (a.states)
+            MTBAL_TRY(mtbal_states_load(model, a.states, diag));
         MTBAL_TRY(mtbal_inference(model, o, diag));
         return mtbal_onnx_write(model, r->out, diag);
     }
     if (writes_folder() && a.emit.folder)
         return mtbal_fail(diag, MTBAL_USAGE, "--emit-c", "leave one of them out",
                           "C is made of a step graph, not of --target ort-training");
+    if (a.states && (writes_folder() || a.emit.folder))
+        return mtbal_fail(diag, MTBAL_USAGE, "--states", "leave one of them out",
+                          "artifacts and C keep their states in a form of their own");
     if (writes_folder())
         return mtbal_artifacts_write(model, o, r->out, context, diag);
+    if (a.states && (a.calibrate || is_target("training-info") || is_target("standard")))
+        return mtbal_fail(diag, MTBAL_USAGE, "--states",
+                          "take the states apart in a second command",
+                          "this result keeps its states");
     if (is_target("standard"))
         MTBAL_TRY(mtbal_standard_form(model, diag));
-    else
+    else if (!a.states || !mtbal_property_get(model, "mtbal.state"))
         MTBAL_TRY(mtbal_rewrite(model, o, context, diag));
     if (is_target("training-info"))
         MTBAL_TRY(mtbal_training_info(*context));
+    if (a.states)
+        MTBAL_TRY(mtbal_states_split(model, a.states, diag));
     return a.calibrate ? calibrate(r, model, arena, diag) : mtbal_onnx_write(model, r->out, diag);
 }
 

@@ -367,6 +367,14 @@ static mtbal_status settings(run *r, mtbal_session_options *o, mtbal_diag *diag)
     o->nset = a.set.count;
     o->threads = (int)(a.threads < RT_MAX_THREADS ? a.threads : RT_MAX_THREADS);
     o->all_outputs = a.outputs != NULL;
+    const char **watched =
+        mtbal_arena_array(r->arena, (size_t)a.metrics.count + 1, sizeof *watched);
+    if (!watched)
+        return mtbal_no_memory(diag);
+    for (int m = 0; m < a.metrics.count; m++)
+        watched[m] = r->metrics[m].prediction;
+    o->nwatched = a.metrics.count;
+    o->watched = watched;
     o->initialize = a.initialize;
     o->initialize_seed = (uint64_t)a.seed;
     return MTBAL_OK;
@@ -378,8 +386,8 @@ static mtbal_status open_all(run *r, const char *model, mtbal_diag *diag)
     if (a.data && a.inputs)
         return mtbal_fail(diag, MTBAL_USAGE, "--data", "leave one of them out",
                           "--data and --inputs exclude each other");
-    MTBAL_TRY(settings(r, &o, diag));
     MTBAL_TRY(parse_metrics(r, diag));
+    MTBAL_TRY(settings(r, &o, diag));
     MTBAL_TRY(mtbal_session_open(model, &o, &r->session, diag));
     if ((a.save || a.report) && !r->session->is_step)
         return mtbal_fail(diag, MTBAL_USAGE, model, "make a step graph with mtbal-rewrite first",

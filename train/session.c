@@ -216,6 +216,14 @@ static bool is_loss(const mtbal_session *s, const char *name)
     return false;
 }
 
+static bool is_watched(const mtbal_session *s, const char *name)
+{
+    for (int i = 0; i < s->options.nwatched; i++)
+        if (!strcmp(s->options.watched[i], name))
+            return true;
+    return false;
+}
+
 /* Whether a program of this mode computes the output. */
 static bool is_wanted(const mtbal_session *s, mtbal_mode mode, const char *name)
 {
@@ -228,7 +236,7 @@ static bool is_wanted(const mtbal_session *s, mtbal_mode mode, const char *name)
     case MTBAL_PROBE_TENSORS:
         return is_task_tensor(s, name);
     default:
-        return s->options.all_outputs || !s->is_step || is_loss(s, name) ||
+        return s->options.all_outputs || !s->is_step || is_loss(s, name) || is_watched(s, name) ||
                !strcmp(name, "mtbal/loss") || starts_with(name, "mtbal/weight/") ||
                (mode == MTBAL_MEASURE && is_norm(s, name));
     }

@@ -23,7 +23,9 @@ typedef struct mtbal_session_options {
     int threads; /* >= 1; 0: as many as processors */
     int nset;
     const mtbal_setting *set;
-    bool all_outputs;   /* compute every output of the graph, not only losses, weights, norms */
+    bool all_outputs; /* compute every output of the graph, not only losses, weights, norms */
+    int nwatched;     /* further outputs to compute while a step graph trains */
+    const char *const *watched;
     bool freeze_shared; /* parameters that two or more tasks reach keep their values */
     bool initialize;    /* begin as the model's initialization says, not with stored values */
     uint64_t initialize_seed;

@@ -3,28 +3,18 @@
 # compares with into .venv; says so when it cannot.
 set -eu
 BIN=${BIN:-bin}
-VENV=.venv
-[ "$(id -u)" = 0 ] && SUDO= || SUDO=sudo
-if ! "$VENV/bin/python" -c 'import onnxruntime, onnx, numpy' 2>/dev/null; then
-    if ! python3 -c 'import venv, ensurepip' 2>/dev/null; then
-        echo "installing python3-venv"
-        $SUDO apt-get update -qq && $SUDO apt-get install -y -qq --no-install-recommends python3 python3-venv >/dev/null
-    fi
-    python3 -m venv "$VENV"
-    echo "installing onnxruntime, onnx and numpy into $VENV"
-    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check onnxruntime onnx numpy 2>/dev/null || {
-        echo "test-ort: onnxruntime cannot be installed here (is the package index reachable?); nothing was compared"
-        exit 1
-    }
-fi
+. tests/install.sh
+need_python || {
+    echo "test-ort: onnxruntime cannot be installed here (is the package index reachable?); nothing was compared"
+    exit 1
+}
 status=0
 "$VENV/bin/python" tests/ort/compare.py "$BIN" || status=1
 "$VENV/bin/python" tests/ort/training_info.py "$BIN" || status=1
 
 # ONNX Runtime's own training sessions, those that were published last of each release.
 missing() { echo "test-ort: $1 cannot be installed here ($2); it was left out"; }
-command -v npm >/dev/null || { echo "installing nodejs and npm"
-    $SUDO apt-get install -y -qq --no-install-recommends nodejs npm >/dev/null || true; }
+need_npm || true
 SESSIONS=
 for version in 1.17.3 1.18.0 1.19.2; do
     web=$VENV/web-$version wheel=$VENV/training-$version
