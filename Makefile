@@ -3,6 +3,7 @@
 # make test       runs all tests
 # make strict     builds with gcc and clang, every warning an error; checks the formatting
 # make sanitize   runs the tests under AddressSanitizer and UBSan
+# make valgrind   runs the commands and short tests under valgrind's memcheck
 # make test-ort   compares with ONNX Runtime (installs it into .venv), and runs test-examples
 # make conformance   runs ONNX's own tests in DATA=FOLDER (default: the training operators')
 # make test-examples   training loops in stock ONNX Runtime: Python, Node.js, C, a page in Chromium
@@ -42,7 +43,7 @@ TEST_X  := $(TESTS:tests/%.c=$(BUILD)/tests/%)
 LIB     := $(BUILD)/libmtbal.a
 PROTO   ?= /usr/include/onnx/onnx.proto
 
-.PHONY: all clean deps demo web test test-run strict sanitize conformance test-ort test-examples test-torch test-opinfo test-networks bench bench-flops bench-balance format test-emit test-cross bench-emit
+.PHONY: all clean deps demo web test test-run strict sanitize valgrind conformance test-ort test-examples test-torch test-opinfo test-networks bench bench-flops bench-balance format test-emit test-cross bench-emit
 all: $(TOOLS)
 
 # ---------------------------------------------------------------- what a fresh Debian machine needs
@@ -72,6 +73,14 @@ test-run: $(TEST_X)
 sanitize: deps
 	@$(MAKE) --no-print-directory BUILD=build/asan BIN=build/asan/bin CFLAGS="-O1 -g -fno-omit-frame-pointer" \
 	    MODE="-fsanitize=address,undefined -fno-sanitize-recover=undefined" all test-run
+
+# The commands end to end, and tests that do not run for minutes there.
+VALGRIND   := valgrind --quiet --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite
+GRIND_TEST := functions flops build graph npz text
+valgrind: deps
+	$(call install,valgrind)
+	@$(MAKE) --no-print-directory all $(GRIND_TEST:%=$(BUILD)/tests/test_%)
+	@BIN=$(BIN) VALGRIND="$(VALGRIND)" sh tests/valgrind.sh $(GRIND_TEST:%=$(BUILD)/tests/test_%)
 
 # gcc and clang, every warning an error, the formatting checked.
 strict: deps

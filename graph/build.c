@@ -33,7 +33,7 @@ static void *fail(mtbal_builder *b, mtbal_status status)
  * that is not there. */
 static void *fail_operand(mtbal_builder *b, const char *op, int i)
 {
-    if (graph_arena_failed(b->graph->model->arena))
+    if (mtbal_arena_failed(b->graph->model->arena))
         return fail(b, MTBAL_NOMEM);
     mtbal_fail(b->diag, MTBAL_UNSUPPORTED, b->prefix, "please report this, with the model",
                "operand %d of a new %s node is missing", i, op);

@@ -91,6 +91,9 @@ char *mtbal_arena_printf(mtbal_arena *arena, const char *format, ...) MTBAL_PRIN
 const char *mtbal_intern(mtbal_arena *arena, const char *name);
 const char *mtbal_intern_n(mtbal_arena *arena, const char *name, size_t length);
 size_t mtbal_arena_bytes(const mtbal_arena *arena);
+/* Whether an allocation from this arena has failed: tells a NULL, or a fact that was not found,
+ * that comes from there from a mistake. */
+bool mtbal_arena_failed(const mtbal_arena *arena);
 
 /* ------------------------------------------------------------------ tensor.c: element types,
  * shapes, tensors */
@@ -525,6 +528,14 @@ typedef mtbal_status mtbal_shape_fn(mtbal_infer *infer);
  * with the call's types). */
 mtbal_status mtbal_infer_graph(mtbal_graph *graph, mtbal_diag *diag);
 mtbal_status mtbal_infer_node(mtbal_node *node, mtbal_diag *diag);
+/* ops/rnn.c: an activation of a recurrent layer, by its ONNX name. */
+typedef struct mtbal_activation {
+    const char *name;
+    double alpha, beta;
+} mtbal_activation;
+/* The activations of one direction (0 or 1) of an LSTM, GRU or RNN node, defaults filled in: their
+ * number, or -1 when there is one that ONNX does not know. */
+int mtbal_rnn_activations(const mtbal_node *node, int direction, mtbal_activation to[3]);
 /* Arithmetic of dimensions: canonical symbolic results; unknown when an operand is. */
 mtbal_dim mtbal_dim_const(int64_t size);
 mtbal_dim mtbal_dim_add(mtbal_model *model, mtbal_dim a, mtbal_dim b);

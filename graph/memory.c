@@ -182,7 +182,7 @@ char *mtbal_arena_printf(mtbal_arena *arena, const char *format, ...)
     return text;
 }
 
-bool graph_arena_failed(const mtbal_arena *arena)
+bool mtbal_arena_failed(const mtbal_arena *arena)
 {
     return arena->failed;
 }

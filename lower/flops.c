@@ -25,6 +25,16 @@ double lower_flops(const call *c)
         return a[1].dims[0] ? 2 * count(&a[0]) * count(&a[1]) / (double)a[1].dims[0] : 0;
     case RT_KERNEL_conv_grad_w: /* X, dY -> dW */
         return y[0].dims[0] ? 2 * count(&a[1]) * count(y) / (double)y[0].dims[0] : 0;
+    case RT_KERNEL_lstm: /* A, R (G H, H) -> Y: what each sequence's steps multiply R with */
+    case RT_KERNEL_gru:
+    case RT_KERNEL_rnn:
+        return 2 * count(y) * (double)a[1].dims[0];
+    case RT_KERNEL_lstm_grad: /* dY (S, B, H), .. */
+        return 2 * count(&a[0]) * (double)a[4].dims[0];
+    case RT_KERNEL_gru_grad: /* where r comes before the product, R_n (r h') once more */
+        return 2 * count(&a[0]) * (double)a[5].dims[0] * (a[3].cell < 0 ? 4.0 / 3 : 1);
+    case RT_KERNEL_rnn_grad:
+        return 2 * count(&a[0]) * (double)a[3].dims[0];
     default:
         return 0;
     }

@@ -155,6 +155,8 @@ mtbal_status mtbal_lower(mtbal_model *model, const mtbal_lower_options *options,
     } else {
         mtbal_arena_free(owner);
     }
+    if (status == MTBAL_UNSUPPORTED && mtbal_arena_failed(model->arena))
+        status = MTBAL_NOMEM; /* a shape is unknown only because there was no room for it */
     if (status == MTBAL_NOMEM)
         mtbal_no_memory(diag);
     if (status == MTBAL_OK)

@@ -311,6 +311,9 @@ static mtbal_status upgrade_function(upgrade u, mtbal_function *f, int64_t opset
 mtbal_status mtbal_upgrade(mtbal_model *model, int64_t opset, mtbal_diag *diag)
 {
     upgrade u = {model, diag, mtbal_opset_of(model, "")};
+    if (u.from == 0)
+        return mtbal_fail(diag, MTBAL_INVALID, model->path, "is the file cut off?",
+                          "the model imports no operator set");
     if (u.from < 7)
         return mtbal_fail(diag, MTBAL_UNSUPPORTED, model->path,
                           "export the model again with opset 13 or newer",

@@ -116,6 +116,10 @@ typedef size_t rt_scratch_fn(const void *attr, const rt_tensor *in, const rt_ten
 RT_SCRATCH(conv)
 RT_SCRATCH(conv_grad_x)
 RT_SCRATCH(conv_grad_w)
+RT_SCRATCH(lstm)
+RT_SCRATCH(gru)
+RT_SCRATCH(gru_grad)
+RT_SCRATCH(rnn)
 #undef RT_SCRATCH
 
 /* What `unary`, `binary` and `reduce` do. */

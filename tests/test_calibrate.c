@@ -504,8 +504,6 @@ static mtbal_status calibrate_all(void *context)
         mtbal_status status =
             arena ? mtbal_calibrate(&o, arena, &results, &count, NULL, NULL, &diag) : MTBAL_NOMEM;
         mtbal_arena_free(arena);
-        if (status == MTBAL_UNSUPPORTED) /* lowering may say: a shape that it does not know */
-            status = MTBAL_NOMEM;
         MTBAL_TRY(status);
     }
     return MTBAL_OK;

@@ -323,6 +323,27 @@ static const rule_case cases[] = {
      "l = Constant <value = int32[2] {4, 3}> () y, z = RNN <hidden_size = 2, "
      "direction = \"bidirectional\", activations = [\"Tanh\", \"Relu\"]> (x, w, r, b, l, h)"},
     {17, "x[1,2,3] w[1,2,3] r[1,2,2]", "y = RNN <hidden_size = 2> (x, w, r)"},
+    /* clipped gates, coupled gates, every activation */
+    {17, "x[4,2,3] w[1,8,3] r[1,8,2] b[1,16] h[1,2,2] c[1,2,2] p[1,6]",
+     "y, z = LSTM <hidden_size = 2, clip = 0.9, input_forget = 1> (x, w, r, b, , h, c, p)"},
+    {17, "x[4,2,3] w[2,8,3] r[2,8,2] b[2,16]",
+     "y, z = LSTM <hidden_size = 2, clip = 1.1, direction = \"bidirectional\", activations = "
+     "[\"HardSigmoid\", \"Softsign\", \"ScaledTanh\", \"Sigmoid\", \"Elu\", \"Affine\"], "
+     "activation_alpha = [0.3, 0.0, 1.2, 0.0, 0.8, 0.7], "
+     "activation_beta = [0.4, 0.0, 0.6, 0.0, 0.0, 0.1]> (x, w, r, b)"},
+    {17, "x[4,2,3] w[1,8,3] r[1,8,2] c[1,2,2]",
+     "y, z = LSTM <hidden_size = 2, input_forget = 1> (x, w, r, , , , c)"},
+    {17, "x[4,2,3] w[2,6,3] r[2,6,2] b[2,12]",
+     "y, z = GRU <hidden_size = 2, clip = 1.2, direction = \"bidirectional\", activations = "
+     "[\"Sigmoid\", \"LeakyRelu\", \"HardSigmoid\", \"Softplus\"], "
+     "activation_alpha = [0.0, 0.3, 0.25, 0.0], activation_beta = [0.0, 0.0, 0.5, 0.0]> "
+     "(x, w, r, b)"},
+    {17, "x[4,2,3] w[1,6,3] r[1,6,2] b[1,12]",
+     "y, z = GRU <hidden_size = 2, clip = 1.2, linear_before_reset = 1> (x, w, r, b)"},
+    {17, "x[4,2,3] w[2,2,3] r[2,2,2] b[2,4] h[2,2,2]",
+     "l = Constant <value = int32[2] {4, 2}> () y, z = RNN <hidden_size = 2, clip = 1.0, "
+     "direction = \"bidirectional\", activations = [\"ThresholdedRelu\", \"Tanh\"], "
+     "activation_alpha = [0.2, 0.0]> (x, w, r, b, l, h)"},
 };
 
 /* ------------------------------------------------------------------ a case as a model */

@@ -38,6 +38,20 @@ mtbal_status mtbal_shape_batch_norm_grad(mtbal_infer *s)
     return give(s, 0, &s->node->in[1]->type);
 }
 
+/* (dY, dHn, ..) of LSTMGrad, GRUGrad, RNNGrad -> dA (as A), dH0, and what goes with the steps (as
+ * dY); of LSTMGrad a cotangent of the cell before that. */
+mtbal_status mtbal_shape_recurrent_grad(mtbal_infer *s)
+{
+    const char kind = *s->node->op;
+    int a = kind == 'L' ? 3 : kind == 'G' ? 2 : 0;
+    if (s->node->nin < 4)
+        return MTBAL_OK;
+    all_as(s, 0);
+    give(s, 0, &s->node->in[a]->type);
+    give(s, 1, &s->node->in[1]->type);
+    return kind == 'L' ? give(s, 2, &s->node->in[1]->type) : MTBAL_OK;
+}
+
 /* The third operand holds the shape; the first has the type. */
 mtbal_status mtbal_shape_as_told(mtbal_infer *s)
 {

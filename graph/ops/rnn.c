@@ -3,6 +3,38 @@
 
 #include <string.h>
 
+/* What an activation's alpha and beta are where the node leaves them out. */
+static const mtbal_activation activations[] = {{"Relu", 0, 0},         {"Tanh", 0, 0},
+                                               {"Sigmoid", 0, 0},      {"Affine", 1, 0},
+                                               {"LeakyRelu", 0.01, 0}, {"ThresholdedRelu", 1, 0},
+                                               {"ScaledTanh", 1, 1},   {"HardSigmoid", 0.2, 0.5},
+                                               {"Elu", 1, 0},          {"Softsign", 0, 0},
+                                               {"Softplus", 0, 0}};
+
+int mtbal_rnn_activations(const mtbal_node *node, int direction, mtbal_activation to[3])
+{
+    static const char *const usual[] = {"Sigmoid", "Tanh", "Tanh"};
+    const mtbal_attr *names = mtbal_attr_find(node, "activations"),
+                     *alpha = mtbal_attr_find(node, "activation_alpha"),
+                     *beta = mtbal_attr_find(node, "activation_beta");
+    int n = mtbal_node_is(node, "LSTM") ? 3 : mtbal_node_is(node, "GRU") ? 2 : 1;
+    for (int i = 0, at = direction * n; i < n; i++, at++) {
+        bool given = names && names->kind == MTBAL_ATTR_STRINGS && at < names->n;
+        const char *name = given ? names->strings[at] : n == 1 ? "Tanh" : usual[i];
+        size_t k = 0, count = sizeof activations / sizeof *activations;
+        while (k < count && strcmp(activations[k].name, name))
+            k++;
+        if (k == count)
+            return -1;
+        to[i] = activations[k];
+        if (alpha && alpha->kind == MTBAL_ATTR_FLOATS && at < alpha->n)
+            to[i].alpha = (double)alpha->floats[at];
+        if (beta && beta->kind == MTBAL_ATTR_FLOATS && at < beta->n)
+            to[i].beta = (double)beta->floats[at];
+    }
+    return n;
+}
+
 /* LSTM, GRU, RNN: Y (seq, dirs, batch, hidden), then the last states (dirs, batch, hidden). With
  * layout 1 the batch comes first. */
 mtbal_status mtbal_shape_rnn(mtbal_infer *s)

@@ -1,5 +1,6 @@
-/* lower/ops/recurrent.c: RNN, GRU and LSTM, written out step by step. The products with the inputs
- * are one MatMul for all steps. */
+/* lower/ops/recurrent.c: RNN, GRU and LSTM. The products with the inputs are one MatMul for all
+ * steps. What is left is one call of a kernel (steps.c) where there is one for the activations;
+ * else it is written out step by step. */
 #include "lower/ops/expand.h"
 
 #include <string.h>
@@ -10,15 +11,14 @@ typedef struct layer {
     expansion *e;
     mtbal_builder *b;
     int gates, direction; /* direction: index along the first axis of W */
-    bool backward, input_forget, linear_before_reset;
+    bool backward, input_forget, linear_before_reset, kernel;
     int64_t steps, batch, width, hidden;
     double clip;                     /* 0: none */
     mtbal_value *x;                  /* (S, B, I), in the order of the steps */
     mtbal_value *xw, *r, *rb, *lens; /* X W^T + Wb (S, B, G H); R^T; Rb or NULL */
-    mtbal_value *peephole[3];        /* (H) or NULL */
+    mtbal_value *p, *peephole[3];    /* (3 H); (H) each; or NULL */
     mtbal_value *h, *c;              /* (B, H) */
-    const char *act[3];
-    double alpha[3], beta[3];
+    mtbal_activation act[3];
 } layer;
 
 /* ------------------------------------------------------------------ activations */
@@ -31,8 +31,8 @@ static mtbal_value *affine(mtbal_builder *b, mtbal_value *x, double a, double c)
 static mtbal_value *activate(const layer *s, int which, mtbal_value *x)
 {
     mtbal_builder *b = s->b;
-    const char *name = s->act[which];
-    double a = s->alpha[which], c = s->beta[which];
+    const char *name = s->act[which].name;
+    double a = s->act[which].alpha, c = s->act[which].beta;
     if (s->clip > 0)
         x = mtbal_emit(b, "Clip", x, LIKE(x, -s->clip), LIKE(x, s->clip));
     if (!x)
@@ -46,37 +46,6 @@ static mtbal_value *activate(const layer *s, int which, mtbal_value *x)
     if (!strcmp(name, "HardSigmoid"))
         return mtbal_emit_attrs(b, name, 1, &x, "alpha=f beta=f", a, c);
     return UNARY(name, x);
-}
-
-/* Names and numbers as in the attributes; what they leave out by default. */
-static bool read_activations(layer *s, const char *const *usual, int n)
-{
-    static const struct {
-        const char *name;
-        double alpha, beta;
-    } known[] = {{"Relu", 0, 0},         {"Tanh", 0, 0},
-                 {"Sigmoid", 0, 0},      {"Affine", 1, 0},
-                 {"LeakyRelu", 0.01, 0}, {"ThresholdedRelu", 1, 0},
-                 {"ScaledTanh", 1, 1},   {"HardSigmoid", 0.2, 0.5},
-                 {"Elu", 1, 0},          {"Softsign", 0, 0},
-                 {"Softplus", 0, 0}};
-    const mtbal_attr *names = mtbal_attr_find(s->e->node, "activations"),
-                     *alpha = mtbal_attr_find(s->e->node, "activation_alpha"),
-                     *beta = mtbal_attr_find(s->e->node, "activation_beta");
-    int from = s->direction * n;
-    for (int i = 0; i < n; i++) {
-        bool given = names && names->kind == MTBAL_ATTR_STRINGS && from + i < names->n;
-        s->act[i] = given ? names->strings[from + i] : usual[i];
-        size_t k = 0, count = sizeof known / sizeof *known;
-        while (k < count && strcmp(known[k].name, s->act[i]))
-            k++;
-        if (k == count)
-            return false;
-        s->alpha[i] =
-            alpha && from + i < alpha->n ? (double)alpha->floats[from + i] : known[k].alpha;
-        s->beta[i] = beta && from + i < beta->n ? (double)beta->floats[from + i] : known[k].beta;
-    }
-    return true;
 }
 
 /* ------------------------------------------------------------------ operands */
@@ -132,7 +101,8 @@ static void read_weights(layer *s)
     mtbal_builder *b = s->b;
     int64_t g = s->gates * s->hidden;
     mtbal_value *w = transposed(b, part(s, 1, 2, (int64_t[]){g, s->width}));
-    s->r = transposed(b, part(s, 2, 2, (int64_t[]){g, s->hidden}));
+    mtbal_value *r = part(s, 2, 2, (int64_t[]){g, s->hidden});
+    s->r = s->kernel ? r : transposed(b, r);
     mtbal_value *x = s->backward ? turned(s, s->x) : s->x, *wb = NULL;
     mtbal_value *bias = part(s, 3, 1, (int64_t[]){2 * g});
     if (bias) {
@@ -142,9 +112,9 @@ static void read_weights(layer *s)
     s->xw = mtbal_emit(b, "MatMul", x, w);
     if (wb)
         s->xw = ADD(s->xw, wb);
-    mtbal_value *p = s->gates == 4 ? part(s, 7, 1, (int64_t[]){3 * s->hidden}) : NULL;
-    for (int i = 0; i < 3 && p; i++)
-        s->peephole[i] = expand_slice(b, p, 0, i * s->hidden, (i + 1) * s->hidden);
+    s->p = s->gates == 4 ? part(s, 7, 1, (int64_t[]){3 * s->hidden}) : NULL;
+    for (int i = 0; i < 3 && s->p && !s->kernel; i++)
+        s->peephole[i] = expand_slice(b, s->p, 0, i * s->hidden, (i + 1) * s->hidden);
 }
 
 /* ------------------------------------------------------------------ one step */
@@ -254,6 +224,77 @@ static mtbal_value *run_direction(layer *s, step_fn *step)
     return expand_reshape(b, all, 4, (int64_t[]){s->steps, 1, s->batch, s->hidden});
 }
 
+/* ------------------------------------------------------------------ all steps in a kernel */
+
+static bool has_kernel(const layer *s, int nact)
+{
+    int dtype = s->x->type.dtype;
+    bool common = (dtype == MTBAL_FLOAT || dtype == MTBAL_DOUBLE) && s->clip <= 0 &&
+                  !s->input_forget && !s->e->l->options->no_fuse;
+    for (int i = 0; i < nact; i++) {
+        const char *name = s->act[i].name;
+        common =
+            common && (!strcmp(name, "Sigmoid") || !strcmp(name, "Tanh") || !strcmp(name, "Relu"));
+    }
+    return common;
+}
+
+/* What the gates get beside X and the state: all of Rb, but for what r is multiplied with. */
+static mtbal_value *with_recurrent_bias(const layer *s)
+{
+    mtbal_builder *b = s->b;
+    int64_t n = s->hidden;
+    if (!s->rb || !s->linear_before_reset)
+        return s->rb ? ADD(s->xw, s->rb) : s->xw;
+    mtbal_value *none =
+        mtbal_const_tensor(b, mtbal_tensor_new(s->e->l->model, s->x->type.dtype, 1, &n, NULL));
+    mtbal_value *in[2] = {expand_slice(b, s->rb, 0, 0, 2 * n), none};
+    return ADD(s->xw, expand_concat(b, 2, in, 0));
+}
+
+static void set_type(layer *s, mtbal_value *x, int rank, const int64_t *dims)
+{
+    mtbal_dim *to = mtbal_arena_array(s->e->l->model->arena, (size_t)rank, sizeof *to);
+    if (!to)
+        s->b->status = MTBAL_NOMEM;
+    for (int d = 0; d < rank && to; d++)
+        to[d] = mtbal_dim_const(dims[d]);
+    if (to && x)
+        x->type = (mtbal_type){MTBAL_TENSOR, s->x->type.dtype, rank, to};
+}
+
+static mtbal_value *run_kernel(layer *s)
+{
+    mtbal_builder *b = s->b;
+    int64_t n = s->hidden;
+    bool linear = s->gates == 3 && s->linear_before_reset;
+    const char *op = s->gates == 4 ? "LSTMSteps" : s->gates == 3 ? "GRUSteps" : "RNNSteps";
+    mtbal_value *in[6] = {with_recurrent_bias(s), s->r, s->h}, *out[3] = {NULL};
+    int nin = 3, nout = s->gates == 4 ? 3 : 2;
+    char names[64] = "";
+    if (s->gates == 4) {
+        in[nin++] = s->c;
+        in[nin++] = s->p ? s->p : MTBAL_OMIT;
+    } else if (s->gates == 3) {
+        in[nin++] = linear && s->rb ? expand_slice(b, s->rb, 0, 2 * n, 3 * n) : MTBAL_OMIT;
+    }
+    in[nin++] = s->lens ? s->lens : MTBAL_OMIT;
+    mtbal_node *node = mtbal_emit_node(b, "mtbal", op, nin, in, nout, out);
+    snprintf(names, sizeof names, "%s %s %s", s->act[0].name, s->gates > 1 ? s->act[1].name : "",
+             s->gates > 3 ? s->act[2].name : "");
+    if (node && mtbal_set_attrs(node, "activations=s linear_before_reset=i", names,
+                                (int64_t)linear) != MTBAL_OK)
+        b->status = MTBAL_NOMEM;
+    mtbal_emit_done(b, node);
+    set_type(s, out[0], 3, (int64_t[]){s->steps, s->batch, n});
+    for (int i = 1; i < nout; i++)
+        set_type(s, out[i], 2, (int64_t[]){s->batch, n});
+    s->h = out[1];
+    s->c = out[2];
+    mtbal_value *y = s->backward ? turned(s, out[0]) : out[0];
+    return expand_reshape(b, y, 4, (int64_t[]){s->steps, 1, s->batch, n});
+}
+
 /* ------------------------------------------------------------------ the node */
 
 typedef struct results {
@@ -277,8 +318,7 @@ static void set_outputs(expansion *e, const results *r, int n, bool batch_first)
     e->out[2] = c;
 }
 
-static mtbal_status recurrent(expansion *e, int gates, step_fn *step, const char *const *usual,
-                              int nactivations)
+static mtbal_status recurrent(expansion *e, int gates, step_fn *step)
 {
     mtbal_builder *b = e->b;
     const char *direction = mtbal_attr_s(e->node, "direction", "forward");
@@ -306,13 +346,15 @@ static mtbal_status recurrent(expansion *e, int gates, step_fn *step, const char
                    .clip = mtbal_attr_f(e->node, "clip", 0),
                    .x = x,
                    .lens = expand_in(e, 4)};
-        if (!x || s.steps < 1 || s.steps > MAX_STEPS || !read_activations(&s, usual, nactivations))
+        int nact = mtbal_rnn_activations(e->node, d, s.act);
+        s.kernel = x && has_kernel(&s, nact);
+        if (!x || nact < 0 || s.steps < 1 || (s.steps > MAX_STEPS && !s.kernel))
             return MTBAL_OK;
         read_weights(&s);
         s.h = start_state(&s, 5, batch_first);
         s.c = gates == 4 ? start_state(&s, 6, batch_first) : NULL;
         const int64_t state[3] = {1, s.batch, s.hidden};
-        all.y[d] = run_direction(&s, step);
+        all.y[d] = s.kernel ? run_kernel(&s) : run_direction(&s, step);
         all.h[d] = expand_reshape(b, s.h, 3, state);
         all.c[d] = gates == 4 ? expand_reshape(b, s.c, 3, state) : NULL;
     }
@@ -322,18 +364,15 @@ static mtbal_status recurrent(expansion *e, int gates, step_fn *step, const char
 
 EXPAND(lstm)
 {
-    static const char *const usual[] = {"Sigmoid", "Tanh", "Tanh"};
-    return recurrent(e, 4, lstm_step, usual, 3);
+    return recurrent(e, 4, lstm_step);
 }
 
 EXPAND(gru)
 {
-    static const char *const usual[] = {"Sigmoid", "Tanh"};
-    return recurrent(e, 3, gru_step, usual, 2);
+    return recurrent(e, 3, gru_step);
 }
 
 EXPAND(rnn)
 {
-    static const char *const usual[] = {"Tanh"};
-    return recurrent(e, 1, rnn_step, usual, 1);
+    return recurrent(e, 1, rnn_step);
 }

@@ -4,6 +4,7 @@
  * is two matrix products over all steps. Only what must run step by step is in the function:
  * cotangents of the gates' inputs, dA. From these the gradients of X, W, R and B are products over
  * all steps again. A layer that runs in reverse is turned around before and after. */
+#include "passes/gradients/recurrent.h"
 #include "passes/gradients/rules.h"
 
 #include <stdarg.h>
@@ -18,7 +19,7 @@ typedef struct side {
     mtbal_builder *b;
     int64_t gates, direction; /* direction: index into W, R, B, .. */
     bool backward, batch_first;
-    const char *act[3];
+    recurrent_form form;
     mtbal_value *lens;                    /* (B) or NULL */
     mtbal_value *mask;                    /* (S, B, 1): 1 before a sequence's end; or NULL */
     mtbal_value *x, *w, *r, *bias, *peep; /* (S,B,I) (GH,I) (GH,H) (2,GH) (3H); NULL: none */
@@ -27,214 +28,6 @@ typedef struct side {
     mtbal_value *dx, *dw, *dr, *db, *dp;  /* results, of one direction */
     mtbal_value *dh0, *dc0;
 } side;
-
-/* ------------------------------------------------------------------ the function's text */
-
-typedef struct text {
-    char chars[8000];
-    size_t n;
-} text;
-
-static void add(text *t, const char *format, ...) MTBAL_PRINTF(2, 3);
-static void add(text *t, const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    int n = vsnprintf(t->chars + t->n, sizeof t->chars - t->n, format, args);
-    va_end(args);
-    if (n > 0 && t->n + (size_t)n < sizeof t->chars)
-        t->n += (size_t)n;
-}
-
-/* `to` = `dy` times the slope of an activation whose result is `y`. */
-static void slope(text *t, const char *act, const char *y, const char *dy, const char *to)
-{
-    if (!strcmp(act, "Relu"))
-        add(t, "    %s_s = Sign (%s)\n    %s = Mul (%s, %s_s)\n", to, y, to, dy, to);
-    else if (!strcmp(act, "Sigmoid"))
-        add(t, "    %s_q = Mul (%s, %s)\n    %s_s = Sub (%s, %s_q)\n    %s = Mul (%s, %s_s)\n", to,
-            y, y, to, y, to, to, dy, to);
-    else /* Tanh */
-        add(t, "    %s_q = Mul (%s, %s)\n    %s_s = Mul (%s, %s_q)\n    %s = Sub (%s, %s_s)\n", to,
-            y, y, to, dy, to, to, dy, to);
-}
-
-/* The n blocks of the last axis of `from` (S, B, n H), each under its name. */
-static void blocks(text *t, const char *from, int n, const char *const *names)
-{
-    add(t,
-        "  split_%s = Constant <value = int64[4] {0, 0, %d, -1}> ()\n"
-        "  all_%s = Reshape (%s, split_%s)\n",
-        from, n, from, from, from);
-    for (int i = 0; i < n; i++)
-        add(t,
-            "  at_%s = Constant <value = int64 {%d}> ()\n"
-            "  %s = Gather <axis = 2> (all_%s, at_%s)\n",
-            names[i], i, names[i], from, names[i]);
-}
-
-/* Opens the walk from the last step to the first: `results` = Scan over n scanned operands. */
-static void walk_back(text *t, const char *results, int n, int nout, const char *head)
-{
-    add(t, "  %s = Scan <num_scan_inputs = %d, scan_input_directions = [1", results, n);
-    for (int i = 1; i < n; i++)
-        add(t, ", 1");
-    add(t, "], scan_output_directions = [1");
-    for (int i = 1; i < nout; i++)
-        add(t, ", 1");
-    add(t, "], body = back %s {\n", head);
-}
-
-/* What a step gives back: behind the end of a sequence nothing happens, and states pass by. */
-static void pass_on(text *t, bool masked, const char *out, const char *computed, const char *given)
-{
-    if (masked)
-        add(t, "    %s = Where (on, %s, %s)\n", out, computed, given);
-    else
-        add(t, "    %s = Identity (%s)\n", out, computed);
-}
-
-static void give_cotangent(text *t, bool masked, const char *out, const char *computed)
-{
-    if (masked)
-        add(t, "    %s = Mul (%s, m)\n", out, computed);
-    else
-        add(t, "    %s = Identity (%s)\n", out, computed);
-}
-
-/* Gates i, o, f, g; c = f c' + i g; h = o act(c). Cp, C: cells before and after each step. */
-static void lstm_text(text *t, const side *s, const char *name)
-{
-    static const char *const gates[] = {"ai", "ao", "af", "ag"};
-    bool peep = s->peep != NULL, masked = s->mask != NULL;
-    const char *f = s->act[0];
-    add(t, "%s (dY, dHn, dCn, A, R, C0%s%s) => (dA, dH0, dC0, Cp, C) {\n", name, peep ? ", P" : "",
-        masked ? ", M" : "");
-    blocks(t, "A", 4, gates);
-    if (peep)
-        add(t, "  three = Constant <value = int64[2] {3, -1}> ()\n"
-               "  p = Reshape (P, three)\n"
-               "  pi = Gather <axis = 0> (p, at_ai)\n"
-               "  po = Gather <axis = 0> (p, at_ao)\n"
-               "  pf = Gather <axis = 0> (p, at_af)\n");
-    add(t, "  g = %s (ag)\n", s->act[1]);
-    add(t, "  Cn, Cp, C, i, f = Scan <num_scan_inputs = 3, body = cells (c, ti, tf, tg) => "
-           "(next, c0, c1, i1, f1) {\n");
-    if (peep)
-        add(t,
-            "    ci = Mul (pi, c)\n    si = Add (ti, ci)\n    i1 = %s (si)\n"
-            "    cf = Mul (pf, c)\n    sf = Add (tf, cf)\n    f1 = %s (sf)\n",
-            f, f);
-    else
-        add(t, "    i1 = %s (ti)\n    f1 = %s (tf)\n", f, f);
-    add(t, "    kept = Mul (f1, c)\n    new = Mul (i1, tg)\n    next = Add (kept, new)\n"
-           "    c0 = Identity (c)\n    c1 = Identity (next)\n  }> (C0, ai, af, g)\n");
-    if (peep)
-        add(t, "  co = Mul (po, C)\n  so = Add (ao, co)\n  o = %s (so)\n", f);
-    else
-        add(t, "  o = %s (ao)\n", f);
-    add(t, "  t = %s (C)\n", s->act[2]);
-    walk_back(t, "dH0, dC0, dA", 7 + masked, 1,
-              masked ? "(dh, dc, dy, vi, vo, vf, vg, vt, vc, m) => (ph, pc, da)"
-                     : "(dh, dc, dy, vi, vo, vf, vg, vt, vc) => (ph, pc, da)");
-    add(t, "    e = Add (dh, dy)\n    eo = Mul (e, vt)\n    et = Mul (e, vo)\n");
-    slope(t, f, "vo", "eo", "dao");
-    slope(t, s->act[2], "vt", "et", "ec");
-    add(t, "    fc = Add (dc, ec)\n");
-    if (peep)
-        add(t, "    oc = Mul (dao, po)\n    d = Add (fc, oc)\n");
-    else
-        add(t, "    d = Identity (fc)\n");
-    add(t, "    ei = Mul (d, vg)\n    eg = Mul (d, vi)\n    ef = Mul (d, vc)\n");
-    slope(t, f, "vi", "ei", "dai");
-    slope(t, s->act[1], "vg", "eg", "dag");
-    slope(t, f, "vf", "ef", "daf");
-    add(t, "    through = Mul (d, vf)\n");
-    if (peep)
-        add(t, "    ic = Mul (dai, pi)\n    fd = Mul (daf, pf)\n    gates = Add (ic, fd)\n"
-               "    before = Add (through, gates)\n");
-    else
-        add(t, "    before = Identity (through)\n");
-    add(t, "    a4 = Concat <axis = -1> (dai, dao, daf, dag)\n    h = MatMul (a4, R)\n");
-    if (masked)
-        add(t, "    on = Cast <to = 9> (m)\n");
-    give_cotangent(t, masked, "da", "a4");
-    pass_on(t, masked, "ph", "h", "dh");
-    pass_on(t, masked, "pc", "before", "dc");
-    add(t, "  }> (dHn, dCn, dY, i, o, f, g, t, Cp%s)\n}", masked ? ", M" : "");
-}
-
-/* Gates z, r, n; h = (1 - z) n + z h'. A: what goes into them, but for n's recurrent part when it
- * is multiplied by r: that is Q (linear_before_reset) or R_n (r h') (else). Besides dA: the
- * cotangent of n's recurrent part dN, and what R_n was multiplied with, N. */
-static void gru_text(text *t, const side *s, const char *name, bool linear)
-{
-    static const char *const gates[] = {"az", "ar", "an"};
-    bool masked = s->mask != NULL;
-    const char *f = s->act[0];
-    add(t, "%s (dY, dHn, A, %sHp, R%s) => (dA, dH0, dN, N) {\n", name, linear ? "Q, " : "",
-        masked ? ", M" : "");
-    blocks(t, "A", 3, gates);
-    add(t,
-        "  z = %s (az)\n  r = %s (ar)\n"
-        "  split = Constant <value = int64[3] {3, -1, 0}> ()\n"
-        "  width = Shape (R)\n  last = Constant <value = int64[1] {1}> ()\n"
-        "  hidden = Gather <axis = 0> (width, last)\n"
-        "  minus = Constant <value = int64[1] {-1}> ()\n"
-        "  three = Constant <value = int64[1] {3}> ()\n"
-        "  shape = Concat <axis = 0> (three, minus, hidden)\n"
-        "  r3 = Reshape (R, shape)\n  Rn = Gather <axis = 0> (r3, at_an)\n"
-        "  Rz = Gather <axis = 0> (r3, at_az)\n  Rr = Gather <axis = 0> (r3, at_ar)\n",
-        f, f);
-    if (linear)
-        add(t, "  N = Identity (Hp)\n  rq = Mul (r, Q)\n  sn = Add (an, rq)\n  n = %s (sn)\n",
-            s->act[1]);
-    else
-        add(t,
-            "  N = Mul (r, Hp)\n  RnT = Transpose <perm = [1, 0]> (Rn)\n"
-            "  rn = MatMul (N, RnT)\n  sn = Add (an, rn)\n  n = %s (sn)\n",
-            s->act[1]);
-    walk_back(t, "dH0, dA, dN", 6 + masked, 2,
-              masked ? "(dh, dy, vz, vr, vn, vh, vq, m) => (ph, da, dn)"
-                     : "(dh, dy, vz, vr, vn, vh, vq) => (ph, da, dn)");
-    add(t, "    e = Add (dh, dy)\n    far = Sub (vh, vn)\n    ez = Mul (e, far)\n"
-           "    ze = Mul (vz, e)\n    en = Sub (e, ze)\n");
-    slope(t, f, "vz", "ez", "daz");
-    slope(t, s->act[1], "vn", "en", "dan");
-    if (linear)
-        add(t, "    inner = Mul (dan, vr)\n    er = Mul (dan, vq)\n"
-               "    hn = MatMul (inner, Rn)\n");
-    else
-        add(t, "    inner = Identity (dan)\n    back_n = MatMul (dan, Rn)\n"
-               "    er = Mul (back_n, vh)\n    hn = Mul (back_n, vr)\n");
-    slope(t, f, "vr", "er", "dar");
-    add(t, "    hz = MatMul (daz, Rz)\n    hr = MatMul (dar, Rr)\n    zr = Add (hz, hr)\n"
-           "    zrn = Add (zr, hn)\n    h = Add (ze, zrn)\n"
-           "    a3 = Concat <axis = -1> (daz, dar, dan)\n");
-    if (masked)
-        add(t, "    on = Cast <to = 9> (m)\n");
-    give_cotangent(t, masked, "da", "a3");
-    give_cotangent(t, masked, "dn", "inner");
-    pass_on(t, masked, "ph", "h", "dh");
-    add(t, "  }> (dHn, dY, z, r, n, Hp, %s%s)\n}", linear ? "Q" : "Hp", masked ? ", M" : "");
-}
-
-/* h = act(A), which is Y. */
-static void rnn_text(text *t, const side *s, const char *name)
-{
-    bool masked = s->mask != NULL;
-    add(t, "%s (dY, dHn, Y, R%s) => (dA, dH0) {\n", name, masked ? ", M" : "");
-    walk_back(t, "dH0, dA", 2 + masked, 1,
-              masked ? "(dh, dy, vy, m) => (ph, da)" : "(dh, dy, vy) => (ph, da)");
-    add(t, "    e = Add (dh, dy)\n");
-    slope(t, s->act[0], "vy", "e", "a");
-    add(t, "    h = MatMul (a, R)\n");
-    if (masked)
-        add(t, "    on = Cast <to = 9> (m)\n");
-    give_cotangent(t, masked, "da", "a");
-    pass_on(t, masked, "ph", "h", "dh");
-    add(t, "  }> (dHn, dY, Y%s)\n}", masked ? ", M" : "");
-}
 
 /* ------------------------------------------------------------------ operands of one direction */
 
@@ -381,10 +174,49 @@ static void like(mtbal_value *x, const mtbal_value *y)
         x->type = y->type;
 }
 
-static void call(side *s, const text *t, const char *name, int n, mtbal_value *const *in, int nout,
+static void append(char *name, size_t size, const char *format, ...) MTBAL_PRINTF(3, 4);
+static void append(char *name, size_t size, const char *format, ...)
+{
+    size_t n = strlen(name);
+    va_list args;
+    va_start(args, format);
+    vsnprintf(name + n, size - n, format, args);
+    va_end(args);
+}
+
+/* Activations and variant as part of a name. Functions that our runtime has no kernel for have a
+ * name that it does not know. */
+static void name_of(const side *s, const char *op, char *name, size_t size)
+{
+    const recurrent_form *f = &s->form;
+    snprintf(name, size, "%s%s_", op, f->common ? "" : "Any");
+    for (int i = 0; i < f->nact; i++) {
+        append(name, size, "%s", f->act[i].name);
+        if (!f->common && (f->act[i].alpha != 0 || f->act[i].beta != 0))
+            append(name, size, "%g_%g", f->act[i].alpha, f->act[i].beta);
+    }
+    if (f->clip > 0)
+        append(name, size, "_clip%g", f->clip);
+    append(name, size, "%s%s%s%s", f->input_forget ? "_coupled" : "", f->linear ? "_linear" : "",
+           f->peep ? "_peephole" : "", f->masked ? "_lengths" : "");
+    for (char *at = name; *at; at++) /* numbers as part of an identifier */
+        *at = *at == '.' ? 'p' : *at == '-' ? 'm' : *at == '+' ? '_' : *at;
+}
+
+typedef void body_fn(recurrent_text *t, const recurrent_form *form, const char *name);
+
+static void call(side *s, const char *op, body_fn *body, int n, mtbal_value *const *in, int nout,
                  mtbal_value **out)
 {
-    mtbal_node *node = rule_call(s->g, t->chars, name, n, in, nout, out);
+    recurrent_text t = {"", 0};
+    char name[200];
+    name_of(s, op, name, sizeof name);
+    body(&t, &s->form, name);
+    mtbal_node *node = rule_call(s->g, t.chars, name, n, in, nout, out);
+    if (node && s->form.common &&
+        mtbal_set_attrs(node, "activations=s linear_before_reset=i", s->form.activations,
+                        (int64_t)s->form.linear) != MTBAL_OK)
+        s->b->status = MTBAL_NOMEM;
     mtbal_emit_done(s->b, node);
     like(out[0], in[0]); /* (S, B, ..): its rank; the last axis is set by the caller */
     like(out[1], s->h0);
@@ -409,20 +241,15 @@ static void finish(side *s, mtbal_value *da, mtbal_value *dr_of, mtbal_value *re
 static void lstm_side(side *s)
 {
     mtbal_builder *b = s->b;
-    text t = {"", 0};
-    char name[128];
     mtbal_value *out[NOUTPUTS], *in[8];
     int n = 6;
     mtbal_value *a = ADD(gate_inputs(s, s->x, s->w, 0), gate_inputs(s, s->before, s->r, 1));
-    snprintf(name, sizeof name, "LSTMGrad_%s%s%s%s%s", s->act[0], s->act[1], s->act[2],
-             s->peep ? "_peephole" : "", s->mask ? "_lengths" : "");
-    lstm_text(&t, s, name);
     memcpy(in, (mtbal_value *[]){s->dy, s->dh, s->dc, a, s->r, s->c0}, 6 * sizeof *in);
     if (s->peep)
         in[n++] = s->peep;
     if (s->mask)
         in[n++] = s->mask;
-    call(s, &t, name, n, in, 5, out);
+    call(s, "LSTMGrad", recurrent_lstm_body, n, in, 5, out);
     like(out[0], a);
     like(out[2], s->h0);
     like(out[3], s->y);
@@ -448,11 +275,10 @@ static mtbal_value *third(const side *s, mtbal_value *x, int64_t axis, bool last
     return slice(s->b, x, axis, last ? 2 * h : 0, last ? 3 * h : 2 * h, 1);
 }
 
-static void gru_side(side *s, bool linear)
+static void gru_side(side *s)
 {
+    bool linear = s->form.linear;
     mtbal_builder *b = s->b;
-    text t = {"", 0};
-    char name[128];
     mtbal_value *out[NOUTPUTS], *in[8];
     int n = 0;
     mtbal_value *a = gate_inputs(s, s->x, s->w, 0);
@@ -460,9 +286,6 @@ static void gru_side(side *s, bool linear)
     mtbal_value *rest = !linear && s->bias ? third(s, pick(s, s->bias, 0, 1), 0, true) : NULL;
     mtbal_value *zr = third(s, recurrent, 2, false), *an = third(s, a, 2, true);
     a = joined(b, ADD(third(s, a, 2, false), zr), rest ? ADD(an, rest) : an, 2);
-    snprintf(name, sizeof name, "GRUGrad_%s%s%s%s", s->act[0], s->act[1], linear ? "_linear" : "",
-             s->mask ? "_lengths" : "");
-    gru_text(&t, s, name, linear);
     in[n++] = s->dy;
     in[n++] = s->dh;
     in[n++] = a;
@@ -472,7 +295,7 @@ static void gru_side(side *s, bool linear)
     in[n++] = s->r;
     if (s->mask)
         in[n++] = s->mask;
-    call(s, &t, name, n, in, 4, out);
+    call(s, "GRUGrad", recurrent_gru_body, n, in, 4, out);
     like(out[0], a);
     like(out[2], s->y);
     like(out[3], s->y);
@@ -486,12 +309,14 @@ static void gru_side(side *s, bool linear)
 
 static void rnn_side(side *s)
 {
-    text t = {"", 0};
-    char name[128];
-    mtbal_value *out[NOUTPUTS], *in[5] = {s->dy, s->dh, s->y, s->r, s->mask};
-    snprintf(name, sizeof name, "RNNGrad_%s%s", s->act[0], s->mask ? "_lengths" : "");
-    rnn_text(&t, s, name);
-    call(s, &t, name, s->mask ? 5 : 4, in, 2, out);
+    mtbal_value *out[NOUTPUTS], *in[6] = {s->dy, s->dh, s->y, s->r};
+    int n = 4;
+    if (s->form.clip > 0)
+        in[n++] = mtbal_emit(s->b, "Add", gate_inputs(s, s->x, s->w, 0),
+                             gate_inputs(s, s->before, s->r, 1));
+    if (s->mask)
+        in[n++] = s->mask;
+    call(s, "RNNGrad", recurrent_rnn_body, n, in, 2, out);
     like(out[0], s->y);
     s->dh0 = out[1];
     finish(s, out[0], s->g->need[2] ? product(s->b, out[0], s->before) : NULL, NULL);
@@ -499,19 +324,27 @@ static void rnn_side(side *s)
 
 /* ------------------------------------------------------------------ the node */
 
-/* Which activations: those of the direction in the attribute, else the usual ones. */
-static bool read_activations(side *s, int n, const char *const *usual)
+/* The form of one direction's function; false: an activation without a known slope. */
+static bool read_form(side *s)
 {
-    const mtbal_attr *a = mtbal_attr_find(s->g->node, "activations");
-    for (int i = 0; i < n; i++) {
-        int at = (int)s->direction * n + i;
-        const char *act =
-            a && a->kind == MTBAL_ATTR_STRINGS && at < a->n ? a->strings[at] : usual[i];
-        if (strcmp(act, "Sigmoid") && strcmp(act, "Tanh") && strcmp(act, "Relu"))
+    const mtbal_node *node = s->g->node;
+    recurrent_form *f = &s->form;
+    f->nact = mtbal_rnn_activations(node, (int)s->direction, f->act);
+    f->clip = mtbal_attr_f(node, "clip", 0);
+    f->input_forget = s->gates == 4 && mtbal_attr_i(node, "input_forget", 0) != 0;
+    f->linear = s->gates == 3 && mtbal_attr_i(node, "linear_before_reset", 0) != 0;
+    f->peep = s->peep != NULL;
+    f->masked = s->mask != NULL;
+    f->common = f->clip <= 0 && !f->input_forget;
+    for (int i = 0; i < f->nact; i++) {
+        const char *name = f->act[i].name;
+        if (!recurrent_has_slope(&f->act[i]))
             return false;
-        s->act[i] = act;
+        f->common = f->common &&
+                    (!strcmp(name, "Sigmoid") || !strcmp(name, "Tanh") || !strcmp(name, "Relu"));
+        append(f->activations, sizeof f->activations, "%s%s", i ? " " : "", name);
     }
-    return true;
+    return f->nact > 0;
 }
 
 /* The gradient is made of Y: a node that gives only the last state gives it too from now on. */
@@ -557,14 +390,11 @@ static void set_gradients(mtbal_gradient *g, const side *s, int n)
         }
 }
 
-static mtbal_status recurrent(mtbal_gradient *g, int gates, int nact, const char *const *usual)
+static mtbal_status recurrent(mtbal_gradient *g, int gates)
 {
     const char *direction = mtbal_attr_s(g->node, "direction", "forward");
-    bool linear = mtbal_attr_i(g->node, "linear_before_reset", 0) != 0;
     int n = strcmp(direction, "bidirectional") ? 1 : 2;
     side sides[2];
-    if (mtbal_attr_f(g->node, "clip", 0) > 0 || mtbal_attr_i(g->node, "input_forget", 0))
-        return rule_unsupported(g, "a clip or input_forget");
     if (g->x[2]->type.rank != 3 || g->x[2]->type.dims[2].size < 0)
         return rule_unsupported(g, "recurrent weights of unknown shape");
     MTBAL_TRY(want_y(g));
@@ -573,13 +403,13 @@ static mtbal_status recurrent(mtbal_gradient *g, int gates, int nact, const char
         *s = (side){.g = g, .b = g->b, .gates = gates, .direction = d};
         s->backward = d == 1 || !strcmp(direction, "reverse");
         s->batch_first = mtbal_attr_i(g->node, "layout", 0) != 0;
-        if (!read_activations(s, nact, usual))
-            return rule_unsupported(g, "activations other than Sigmoid, Tanh and Relu");
         open_side(s);
+        if (!read_form(s))
+            return rule_unsupported(g, "an activation whose slope is not a function of its result");
         if (gates == 4)
             lstm_side(s);
         else if (gates == 3)
-            gru_side(s, linear);
+            gru_side(s);
         else
             rnn_side(s);
     }
@@ -589,18 +419,15 @@ static mtbal_status recurrent(mtbal_gradient *g, int gates, int nact, const char
 
 mtbal_status mtbal_rule_lstm(mtbal_gradient *g)
 {
-    static const char *const usual[] = {"Sigmoid", "Tanh", "Tanh"};
-    return recurrent(g, 4, 3, usual);
+    return recurrent(g, 4);
 }
 
 mtbal_status mtbal_rule_gru(mtbal_gradient *g)
 {
-    static const char *const usual[] = {"Sigmoid", "Tanh"};
-    return recurrent(g, 3, 2, usual);
+    return recurrent(g, 3);
 }
 
 mtbal_status mtbal_rule_rnn(mtbal_gradient *g)
 {
-    static const char *const usual[] = {"Tanh"};
-    return recurrent(g, 1, 1, usual);
+    return recurrent(g, 1);
 }

@@ -359,7 +359,119 @@ class Sdpa(nn.Module):
     data = lambda self: (classes(13, 2, 6), classes(13, 2, 6), floats(2))
 
 
-NETWORKS = [ResNet, Mobile, UNet, ViT, Decoder, Yolo, Vae, Siamese, Audio, Volume, Dlrm, Masked, Selected, Expert, Sdpa]
+class Packed(nn.Module):
+    """Sequences of different lengths, packed: two layers of a bidirectional LSTM; then a GRU."""
+
+    def __init__(self):
+        super().__init__()
+        self.emb = nn.Embedding(12, 6, padding_idx=0)
+        self.lstm = nn.LSTM(6, 5, num_layers=2, bidirectional=True, batch_first=True, dropout=0.0)
+        self.gru = nn.GRU(10, 4, batch_first=True)
+        self.tag, self.score = nn.Linear(10, 3), nn.Linear(14, 1)
+
+    def forward(self, words, lengths, tags, score):
+        pack = nn.utils.rnn.pack_padded_sequence(self.emb(words), lengths, batch_first=True)
+        y, (h, c) = self.lstm(pack)
+        y, _ = nn.utils.rnn.pad_packed_sequence(y, batch_first=True)
+        _, last = self.gru(y)
+        both = torch.cat([h[-2], c[-1], last[0]], -1)
+        return F.cross_entropy(self.tag(y).transpose(1, 2), tags, ignore_index=-100), mse(self.score(both)[:, 0], score)
+
+    data = lambda self: (classes(11, 4, 6) + 1, torch.tensor([6, 5, 3, 2]), classes(3, 4, 6), floats(4))
+
+
+class Recurrences(nn.Module):
+    """One layer of each kind; layers that two tasks share; a layer that is run twice; states that come from a task's input."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(3, 6, 3, padding=1)
+        self.tanh = nn.RNN(6, 5, num_layers=2, bidirectional=True, batch_first=True)
+        self.relu = nn.RNN(10, 5, nonlinearity="relu", batch_first=True, bias=False)
+        self.lstm = nn.LSTM(5, 5, batch_first=True)
+        self.start = nn.Linear(4, 5)
+        self.query = nn.Parameter(torch.randn(5))
+        self.one, self.two = nn.Linear(5, 2), nn.Linear(5, 3)
+
+    def forward(self, x, given, one, two):
+        y = F.relu(self.conv(x)).transpose(1, 2)
+        y, _ = self.tanh(y)
+        y, _ = self.relu(y)
+        h = torch.tanh(self.start(given)).unsqueeze(0)
+        y, (h, c) = self.lstm(y, (h, h * 0.5))
+        again, _ = self.lstm(y, (h, c))
+        weight = torch.softmax(again @ self.query, 1).unsqueeze(-1)
+        return mse(self.one((y * weight).sum(1)), one), F.cross_entropy(self.two(again[:, -1]), two)
+
+    data = lambda self: (floats(3, 3, 7), floats(3, 4), floats(3, 2), classes(3, 3))
+
+
+class Gates(nn.Module):
+    """GRU layers, time first, over the same words from both ends; only the last states are used by one task."""
+
+    def __init__(self):
+        super().__init__()
+        self.emb = nn.Embedding(9, 5)
+        self.a, self.b = nn.GRU(5, 6, num_layers=2, bidirectional=True), nn.GRU(12, 4, bias=False)
+        self.next, self.kind = nn.Linear(12, 9), nn.Linear(16, 2)
+
+    def forward(self, words, following, kind):
+        y, h = self.a(self.emb(words).transpose(0, 1))
+        _, last = self.b(y.flip(0))
+        kinds = self.kind(torch.cat([h[-1], h[0], last[0]], -1))
+        return F.cross_entropy(self.next(y).permute(1, 2, 0), following), F.cross_entropy(kinds, kind)
+
+    data = lambda self: (classes(9, 3, 5), classes(9, 3, 5), classes(2, 3))
+
+
+class Cells(nn.Module):
+    """Cells called in a Python loop; their steps stand in the graph one after the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.gru, self.rnn = nn.LSTMCell(3, 4), nn.GRUCell(4, 4), nn.RNNCell(4, 3)
+        self.out = nn.Linear(3, 1)
+
+    def forward(self, x, goal, energy):
+        h = c = x.new_zeros(x.shape[0], 4)
+        g, r, total = h, x.new_zeros(x.shape[0], 3), 0
+        for t in range(4):
+            h, c = self.lstm(x[:, t], (h, c))
+            g = self.gru(h, g)
+            r = self.rnn(g, r)
+            total = total + (g ** 2).mean()
+        return mse(self.out(r)[:, 0], goal), (total - energy.mean()) ** 2
+
+    data = lambda self: (floats(3, 4, 3), floats(3), floats(3))
+
+
+class Experts(nn.Module):
+    """Several gates over experts, stacked and as a product of Einsum, with PReLU; a task that feeds the next (ESMM)."""
+
+    def __init__(self):
+        super().__init__()
+        self.user, self.item = nn.Embedding(8, 4), nn.EmbeddingBag(9, 3, mode="sum")
+        self.experts = nn.ModuleList([nn.Sequential(nn.Linear(9, 6), nn.PReLU()) for _ in range(3)])
+        self.mix = nn.Parameter(torch.randn(2, 9, 3) * 0.3)
+        self.click, self.buy, self.spend = nn.Linear(6, 1), nn.Linear(6, 1), nn.Linear(12, 1)
+
+    def forward(self, user, items, number, click, buy, spend):
+        bag = self.item.weight[items].sum(1)
+        x = torch.cat([self.user(user), bag, number], 1)
+        e = torch.stack([f(x) for f in self.experts], 1)
+        gates = torch.softmax(torch.einsum("bi,tie->tbe", x, self.mix), -1)
+        mixed = torch.einsum("tbe,beh->tbh", gates, e)
+        p = torch.sigmoid(self.click(mixed[0]).squeeze(-1))
+        q = p * torch.sigmoid(self.buy(mixed[1]).squeeze(-1))
+        bce = lambda p, y: -(y * torch.log(p) + (1 - y) * torch.log(1 - p)).mean()  # the older exporter lacks it
+        return (bce(p, click), bce(q, click * buy),
+                mse(self.spend(torch.cat([mixed[0], mixed[1]], -1)).squeeze(-1), spend))
+
+    data = lambda self: (classes(8, 5), classes(9, 5, 2), floats(5, 2), classes(2, 5).float(), classes(2, 5).float(), floats(5))
+
+
+NETWORKS = [ResNet, Mobile, UNet, ViT, Decoder, Yolo, Vae, Siamese, Audio, Volume, Dlrm, Masked, Selected, Expert, Sdpa,
+            Packed, Recurrences, Gates, Cells, Experts]
 
 
 # ------------------------------------------------------------------ both sides
