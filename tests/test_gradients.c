@@ -218,6 +218,11 @@ static const rule_case cases[] = {
      "i = Constant <value = int64[2,4] {0, 2, 1, 0, 0, 1, 1, 2}> () "
      "y = ScatterElements <axis = 0, reduction = \"add\"> (a, i, b)"},
     {18, "a[4,3] b[2,3]", "i = Constant <value = int64[2,1] {2, 0}> () y = ScatterND (a, i, b)"},
+    {18, "a[4,3] b[3,3]",
+     "i = Constant <value = int64[3,1] {2, 0, -2}> () y = ScatterND (a, i, b)"},
+    {18, "a[3,4] b[2,4]",
+     "i = Constant <value = int64[2,4] {0, 2, 1, 0, 0, 1, 1, 2}> () "
+     "y = ScatterElements <axis = 0> (a, i, b)"},
     {18, "a[4,3] b[2,3]",
      "i = Constant <value = int64[2,1] {2, 2}> () "
      "y = ScatterND <reduction = \"add\"> (a, i, b)"},
