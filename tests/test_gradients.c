@@ -62,6 +62,7 @@ static const rule_case cases[] = {
     {17, "a[2,3] b[3]", "y = PRelu (a, b)"},
     {17, "a[2,3]+ b[3]", "y = Pow (a, b)"},
     {17, "a[2,3]", "t = Constant <value = double {3}> () y = Pow (a, t)"},
+    {17, "a[2,3]+", "t = Constant <value = double {0.3}> () y = Pow (a, t)"},
     {17, "a[2,3]", "y = Reciprocal (a)"},
     {17, "a[2,3]", "y = Relu (a)"},
     {17, "a[2,3]", "y = Selu (a)"},
