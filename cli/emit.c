@@ -53,9 +53,9 @@ static mtbal_status check_folder(const char *path, mtbal_arena *arena, mtbal_dia
 mtbal_status cli_emission_check(const cli_emission *e, mtbal_arena *arena, mtbal_diag *diag)
 {
     mtbal_bind bind;
-    if (!e->folder && (e->batch || e->shapes.count || e->weights))
+    if (!e->folder && (e->shapes.count || e->weights))
         return mtbal_fail(diag, MTBAL_USAGE, "--emit-c", "add --emit-c DIR, or leave them out",
-                          "--batch, --input-shape and --emit-weights say how to emit C");
+                          "--input-shape and --emit-weights say how to emit C");
     if (e->weights && strcmp(e->weights, "c") && strcmp(e->weights, "file"))
         return mtbal_fail(diag, MTBAL_USAGE, "--emit-weights", "choose from c, file",
                           "'%s' is no form of weights", e->weights);
