@@ -250,7 +250,11 @@ mtbal_value *mtbal_emit_reshape_like(mtbal_builder *b, mtbal_value *x, mtbal_val
 {
     if (!x || !like || mtbal_shape_equal(&x->type, &like->type))
         return x && like ? x : NULL;
-    return of_shape(mtbal_emit_reshape(b, x, mtbal_emit_shape(b, like)), like);
+    mtbal_value *in[2] = {x, mtbal_emit_shape(b, like)};
+    bool empty = mtbal_shape_count(&like->type) == 0; /* else 0 takes a size over from x */
+    return of_shape(empty ? mtbal_emit_attrs(b, "Reshape", 2, in, "allowzero=i", (int64_t)1)
+                          : mtbal_emit_reshape(b, x, in[1]),
+                    like);
 }
 
 /* CastLike takes the type over from `like`: inside a function body no types are known. */

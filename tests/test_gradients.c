@@ -17,7 +17,8 @@
 
 typedef struct rule_case {
     int opset;
-    const char *operands; /* "a[2,3] b[3]+": + means positive elements only */
+    const char *operands; /* "a[2,3] b[3]+ c[4]!": + means positive elements only, ! a weight whose
+                             first size the rule must know */
     const char *text;
 } rule_case;
 
@@ -61,6 +62,7 @@ static const rule_case cases[] = {
     {17, "a[2,3] b[3]", "y = PRelu (a, b)"},
     {17, "a[2,3]+ b[3]", "y = Pow (a, b)"},
     {17, "a[2,3]", "t = Constant <value = double {3}> () y = Pow (a, t)"},
+    {17, "a[2,3]+", "t = Constant <value = double {0.3}> () y = Pow (a, t)"},
     {17, "a[2,3]", "y = Reciprocal (a)"},
     {17, "a[2,3]", "y = Relu (a)"},
     {17, "a[2,3]", "y = Selu (a)"},
@@ -90,6 +92,7 @@ static const rule_case cases[] = {
     {17, "a[4,2] b[3,4] c[3]",
      "y = Gemm <transA = 1, transB = 1, alpha = 0.5, beta = 2.0> (a, b, c)"},
     {17, "a[2,3,4] b[4,3,5]", "y = Einsum <equation = \"bij,jik->bk\"> (a, b)"},
+    {17, "a[2,1] b[4,3]", "y = Einsum <equation = \"ij,jk->ik\"> (a, b)"},
     {17, "a[3,3]", "y = Det (a)"},
     {17, "a[2,4,5] b[6,2,3] c[6]", "y = Conv <group = 2, pads = [1, 1], strides = [2]> (a, b, c)"},
     {17, "a[1,2,5,4] b[3,2,2,3]",
@@ -190,6 +193,12 @@ static const rule_case cases[] = {
      "s = Constant <value = int64[2] {-1, 0}> () e = Constant <value = int64[2] {-5, 3}> () "
      "x = Constant <value = int64[2] {0, 1}> () p = Constant <value = int64[2] {-2, 1}> () "
      "y = Slice (a, s, e, x, p)"},
+    {17, "a[5,4]",
+     "s = Constant <value = int64 {1}> () e = Constant <value = int64 {3}> () "
+     "x = Constant <value = int64[1] {1}> () y = Slice (a, s, e, x)"},
+    {17, "a[3,1]",
+     "n = Constant <value = int64[2] {3, 0}> () s = Constant <value = int64[1] {-1}> () "
+     "none = Expand (a, n) f = Reshape (none, s) h = Reshape (a, s) y = Concat <axis = 0> (h, f)"},
     {17, "a[2,5]", "s = Constant <value = int64[2] {2, 3}> () y, z = Split <axis = 1> (a, s)"},
     {17, "a[2,1,3]", "x = Constant <value = int64[1] {1}> () y = Squeeze (a, x)"},
     {17, "a[2,3]", "x = Constant <value = int64[2] {0, -1}> () y = Unsqueeze (a, x)"},
@@ -210,6 +219,11 @@ static const rule_case cases[] = {
      "i = Constant <value = int64[2,4] {0, 2, 1, 0, 0, 1, 1, 2}> () "
      "y = ScatterElements <axis = 0, reduction = \"add\"> (a, i, b)"},
     {18, "a[4,3] b[2,3]", "i = Constant <value = int64[2,1] {2, 0}> () y = ScatterND (a, i, b)"},
+    {18, "a[4,3] b[3,3]",
+     "i = Constant <value = int64[3,1] {2, 0, -2}> () y = ScatterND (a, i, b)"},
+    {18, "a[3,4] b[2,4]",
+     "i = Constant <value = int64[2,4] {0, 2, 1, 0, 0, 1, 1, 2}> () "
+     "y = ScatterElements <axis = 0> (a, i, b)"},
     {18, "a[4,3] b[2,3]",
      "i = Constant <value = int64[2,1] {2, 2}> () "
      "y = ScatterND <reduction = \"add\"> (a, i, b)"},
@@ -275,10 +289,10 @@ static const rule_case cases[] = {
     {20, "a[1,2,2,3,2] g[1,2,1,3,3]",
      "y = GridSample <mode = \"linear\", padding_mode = \"reflection\"> (a, g)"},
     {20, "a[1,2,3,4] g[1,2,3,2]", "y = GridSample <mode = \"nearest\"> (a, g)"},
-    {22, "a[2,4,4,5] w[2,2,2,3] o[2,24,2,4] b[2] m[2,12,2,4]",
+    {22, "a[2,4,4,5] w[2,2,2,3]! o[2,24,2,4] b[2] m[2,12,2,4]",
      "y = DeformConv <group = 2, offset_group = 2, strides = [2, 1], pads = [0, 1, 1, 0], "
      "dilations = [2, 1]> (a, w, o, b, m)"},
-    {19, "a[1,2,4,4] w[3,2,2,2] o[1,8,3,3]", "y = DeformConv (a, w, o)"},
+    {19, "a[1,2,4,4] w[3,2,2,2]! o[1,8,3,3]", "y = DeformConv (a, w, o)"},
     {16, "a[2,2,5,6] r[2,4]",
      "i = Constant <value = int64[2] {1, 0}> () k = Constant <value = double[4] {0, 0, 3, 3}> () "
      "q = Abs (r) s = Add (q, k) y = RoiAlign <output_height = 2, output_width = 3, "
@@ -287,8 +301,8 @@ static const rule_case cases[] = {
     {20, "a[2,5,3,2]",
      "n = Constant <value = int64 {4}> () x = Constant <value = int64 {1}> () y = DFT (a, n, x)"},
     {17, "a[2,4,2]", "y = DFT <inverse = 1, onesided = 1> (a)"},
-    {17, "a[3,4,2]", "n = Constant <value = int64 {5}> () y = DFT <inverse = 1, axis = 0> (a, n)"},
-    {17, "a[2,9,1] w[4]", "s = Constant <value = int64 {2}> () y = STFT (a, s, w)"},
+    {17, "a[3,4,2]!", "n = Constant <value = int64 {5}> () y = DFT <inverse = 1, axis = 0> (a, n)"},
+    {17, "a[2,9,1] w[4]!", "s = Constant <value = int64 {2}> () y = STFT (a, s, w)"},
     {17, "a[1,7,2]",
      "s = Constant <value = int64 {3}> () n = Constant <value = int64 {4}> () "
      "y = STFT <onesided = 0> (a, s, , n)"},
@@ -357,24 +371,54 @@ static bool defines(const char *text, char name)
     return false;
 }
 
-/* "a[2,3] b[3]+" as initializers with made-up elements. */
+/* How a case is run. */
+typedef enum how { KERNELS, BODIES, OPEN, NHOW } how;
+
+/* One operand of "a[2,3] b[3]+ c[4]!". */
+typedef struct operand {
+    char name, input[3], dims[32], rest[32]; /* rest: the sizes behind the first, as ", 3, 4" */
+    int64_t size[8], count;
+    int rank;
+    bool positive, keeps; /* +: only positive elements; !: its first size stays known */
+} operand;
+
+static bool next_operand(const char **at, operand *o)
+{
+    int used = 0;
+    if (!**at)
+        return false;
+    memset(o, 0, sizeof *o);
+    o->name = **at;
+    snprintf(o->input, sizeof o->input, "%c_", o->name);
+    ck_assert_int_eq(sscanf(*at + 1, "[%31[0-9,]]%n", o->dims, &used), 1);
+    const char *behind = strchr(o->dims, ',');
+    snprintf(o->rest, sizeof o->rest, "%s", behind ? behind : "");
+    o->count = 1;
+    for (const char *d = o->dims; d; d = strchr(d, ',') ? strchr(d, ',') + 1 : NULL) {
+        o->size[o->rank] = atoi(d);
+        o->count *= o->size[o->rank++];
+    }
+    for (*at += 1 + used; **at == '+' || **at == '!' || **at == ' '; ++*at) {
+        o->positive = o->positive || **at == '+';
+        o->keeps = o->keeps || **at == '!';
+        if (**at == ' ') {
+            ++*at;
+            break;
+        }
+    }
+    return true;
+}
+
+/* Initializers with made-up elements. */
 static size_t write_operands(char *to, size_t size, const char *operands)
 {
     size_t n = 0;
-    for (const char *at = operands; *at;) {
-        char name = *at, dims[32];
-        int used = 0;
-        ck_assert_int_eq(sscanf(at + 1, "[%31[0-9,]]%n", dims, &used), 1);
-        at += 1 + used;
-        bool positive = *at == '+';
-        at += positive;
-        at += *at == ' ';
-        int64_t count = 1;
-        for (const char *d = dims; d; d = strchr(d, ',') ? strchr(d, ',') + 1 : NULL)
-            count *= atoi(d);
-        n += (size_t)snprintf(to + n, size - n, "%sdouble[%s] %c = {", n ? ", " : "", dims, name);
-        for (int64_t i = 0; i < count; i++) {
-            double x = 0.3 + uniform(), sign = positive || uniform() < 0.5 ? 1 : -1;
+    operand o;
+    for (const char *at = operands; next_operand(&at, &o);) {
+        n += (size_t)snprintf(to + n, size - n, "%sdouble[%s] %c = {", n ? ", " : "", o.dims,
+                              o.name);
+        for (int64_t i = 0; i < o.count; i++) {
+            double x = 0.3 + uniform(), sign = o.positive || uniform() < 0.5 ? 1 : -1;
             n += (size_t)snprintf(to + n, size - n, "%s%.17g", i ? ", " : "", sign * x);
         }
         n += (size_t)snprintf(to + n, size - n, "}");
@@ -382,17 +426,61 @@ static size_t write_operands(char *to, size_t size, const char *operands)
     return n;
 }
 
-static mtbal_model *model_of(const rule_case *c)
+/* Graph inputs a_ of the operands' sizes, of which the first is a name: what takes the shape of one
+ * has a size that nobody knows before the run. */
+static size_t write_inputs(char *to, size_t size, const char *operands)
 {
-    static char text[1 << 15];
+    size_t n = 0;
+    operand o;
+    for (const char *at = operands; next_operand(&at, &o);)
+        if (!o.keeps)
+            n += (size_t)snprintf(to + n, size - n, "%sdouble[N%c%s] %s", n ? ", " : "", o.name,
+                                  o.rest, o.input);
+    return n;
+}
+
+static bool is_letter(char c) /* of a name, or around a string */
+{
+    return isalnum((unsigned char)c) || c == '_' || c == '"';
+}
+
+/* The case's text, in which each operand a is `a in the shape of a_`. */
+static void write_text(char *to, size_t size, const rule_case *c)
+{
+    size_t n = 0;
+    operand o;
+    for (const char *at = c->operands; next_operand(&at, &o);)
+        if (!o.keeps)
+            n += (size_t)snprintf(to + n, size - n,
+                                  "%c_shape = Shape (%c_) %c_open = Reshape (%c, %c_shape) ",
+                                  o.name, o.name, o.name, o.name, o.name);
+    for (const char *at = c->text; *at && n + 8 < size; at++) {
+        bool word = (at == c->text || !is_letter(at[-1])) && !is_letter(at[1]);
+        const char *given = strchr(c->operands, *at);
+        n += (size_t)snprintf(to + n, size - n, "%c", *at);
+        if (word && islower((unsigned char)*at) && given && given[1] == '[' &&
+            !(strcspn(given, "!") < strcspn(given, " ")))
+            n += (size_t)snprintf(to + n, size - n, "_open");
+    }
+}
+
+static mtbal_model *model_of(const rule_case *c, how how)
+{
+    static char text[1 << 15], inputs[400], body[4000];
     mtbal_diag diag = {0};
+    inputs[0] = 0;
+    snprintf(body, sizeof body, "%s", c->text);
+    if (how == OPEN) {
+        write_inputs(inputs, sizeof inputs, c->operands);
+        write_text(body, sizeof body, c);
+    }
     size_t n = (size_t)snprintf(
-        text, sizeof text, "<ir_version: 8, opset_import: [\"\" : %d]>\ng () => (double loss) <",
-        c->opset);
+        text, sizeof text, "<ir_version: 8, opset_import: [\"\" : %d]>\ng (%s) => (double loss) <",
+        c->opset, inputs);
     n += write_operands(text + n, sizeof text - n, c->operands);
     bool two = defines(c->text, 'z');
     snprintf(text + n, sizeof text - n,
-             "> { %s\n sy = Sin (y) ly = ReduceSum <keepdims = 0> (sy)\n%s }", c->text,
+             "> { %s\n sy = Sin (y) ly = ReduceSum <keepdims = 0> (sy)\n%s }", body,
              two ? " sz = Sin (z) lz = ReduceSum <keepdims = 0> (sz) loss = Add (ly, lz)"
                  : " loss = Identity (ly)");
     mtbal_model *model = mtbal_parse_model(text, &diag);
@@ -451,16 +539,20 @@ static void compare(const rule_case *c, mtbal_instance *instance, const mtbal_co
                   c->text, measured, slope);
 }
 
-/* The step with fused kernels, or with the bodies of the functions that they stand for. */
-static void check_rule(const rule_case *c, bool bodies)
+/* The step with fused kernels, with the bodies of the functions that they stand for, or with sizes
+ * that are not known before the run. */
+static void check_rule(const rule_case *c, how how)
 {
     mtbal_diag diag = {0};
+    static operand operands[8];
+    mtbal_bind binds[8];
+    int nbinds = 0;
     mtbal_options options;
     mtbal_context *context;
     mtbal_plan *plan;
     mtbal_instance *instance;
     const char *all = "?", *names[8];
-    mtbal_model *model = model_of(c);
+    mtbal_model *model = model_of(c, how);
     mtbal_options_default(&options);
     options.outputs = MTBAL_OUT_GRADS;
     options.balance = "equal";
@@ -470,11 +562,20 @@ static void check_rule(const rule_case *c, bool bodies)
                   c->text, diag.where, diag.what);
     for (int i = 0; i < context->nparams && i < 8; i++)
         names[i] = context->params[i].value->name;
-    mtbal_lower_options lower = {.noutputs = -1,
+    for (const char *at = c->operands; how == OPEN && next_operand(&at, &operands[nbinds]);) {
+        operand *o = &operands[nbinds];
+        if (o->keeps)
+            continue;
+        binds[nbinds] = (mtbal_bind){.name = o->input, .rank = o->rank};
+        memcpy(binds[nbinds++].dims, o->size, sizeof o->size);
+    }
+    mtbal_lower_options lower = {.nbinds = nbinds,
+                                 .binds = binds,
+                                 .noutputs = -1,
                                  .states = true,
                                  .nfixed = context->nparams,
                                  .fixed = names,
-                                 .no_fuse = bodies};
+                                 .no_fuse = how == BODIES};
     ck_assert_msg(mtbal_lower(model, &lower, &plan, &diag) == MTBAL_OK, "%s: %s: %s", c->text,
                   diag.where, diag.what);
     ck_assert_int_eq(mtbal_instance_new(plan, 1, &instance, &diag), MTBAL_OK);
@@ -487,9 +588,9 @@ static void check_rule(const rule_case *c, bool bodies)
 
 START_TEST(test_rule)
 {
-    for (int bodies = 0; bodies < 2; bodies++) {
+    for (int how = 0; how < NHOW; how++) {
         noise = (uint64_t)_i + 1;
-        check_rule(&cases[_i], bodies);
+        check_rule(&cases[_i], (enum how)how);
     }
 }
 END_TEST

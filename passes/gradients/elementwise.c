@@ -307,14 +307,16 @@ RULE(pow)
             g->dx[0] = dy;
         else if (constant && p == 0)
             g->dx[0] = NULL;
-        else if (constant)
+        else if (constant && (p < 0 || p > 1))
             g->dx[0] =
                 MUL(dy, MUL(rule_scalar(b, x, p), BINARY("Pow", x, rule_scalar(b, x, p - 1))));
-        else { /* e x^(e-1), and 0 where e is 0 */
-            mtbal_value *ef = mtbal_emit_cast(b, e, x->type.dtype);
+        else { /* e x^(e-1), and 0 where e is 0, or at the infinite slope of a root at 0 */
+            mtbal_value *ef = mtbal_emit_cast(b, e, x->type.dtype), *zero = rule_scalar(b, x, 0);
             mtbal_value *slope = MUL(ef, BINARY("Pow", x, SUB(ef, rule_scalar(b, x, 1))));
-            mtbal_value *zero = BINARY("Equal", ef, rule_scalar(b, x, 0));
-            g->dx[0] = MUL(dy, WHERE(zero, rule_scalar(b, x, 0), slope));
+            mtbal_value *steep =
+                BINARY("And", BINARY("Equal", x, zero), BINARY("Less", ef, rule_scalar(b, x, 1)));
+            mtbal_value *flat = BINARY("Or", BINARY("Equal", ef, zero), steep);
+            g->dx[0] = MUL(dy, WHERE(flat, zero, slope));
         }
     }
     if (g->need[1]) { /* x^e ln x, and 0 where x is 0 (for e >= 0) */

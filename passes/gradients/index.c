@@ -150,6 +150,40 @@ static mtbal_status scatter_extreme(mtbal_gradient *g, bool elements)
     return MTBAL_OK;
 }
 
+/* Of updates with the same index the last one stands in y: 1 for those that do, by what the same
+ * scatter makes of their numbers. For ScatterND a number each tuple, with ones behind. */
+static mtbal_value *written(mtbal_gradient *g, bool elements)
+{
+    mtbal_builder *b = g->b;
+    const mtbal_type *index = &g->x[1]->type;
+    int64_t tuple = !elements && index->rank > 0 ? index->dims[index->rank - 1].size : -1;
+    int64_t axes[32], zero = 0, minus = -1, one = 1;
+    int rank = g->x[2]->type.rank, n = 0;
+    if (!elements && (tuple < 0 || rank < index->rank - 1 || rank > 32))
+        return NULL;
+    mtbal_value *shape = mtbal_emit_shape(b, g->x[0]), *rows = mtbal_emit_shape(b, g->x[1]);
+    if (!elements) {
+        shape = mtbal_emit(b, "Slice", shape, mtbal_const_i64s(b, 1, &zero),
+                           mtbal_const_i64s(b, 1, &tuple));
+        rows = mtbal_emit(b, "Slice", rows, mtbal_const_i64s(b, 1, &zero),
+                          mtbal_const_i64s(b, 1, &minus));
+    }
+    mtbal_tensor *none = mtbal_tensor_new(b->graph->model, MTBAL_INT64, 1, &one, &minus);
+    mtbal_value *nobody = mtbal_emit_attrs(b, "ConstantOfShape", 1, &shape, "value=t", none);
+    mtbal_value *numbers = positions(
+        b, elements ? g->x[1] : mtbal_emit_attrs(b, "ConstantOfShape", 1, &rows, "value=t", none));
+    mtbal_value *in[2] = {scatter(g, elements ? "ScatterElements" : "ScatterND", nobody, g->x[1],
+                                  numbers, elements, false),
+                          g->x[1]};
+    mtbal_value *last =
+        elements ? mtbal_emit_attrs(b, "GatherElements", 2, in, "axis=i", rule_axis(g, 0))
+                 : mtbal_emit_attrs(b, "GatherND", 2, in, "");
+    mtbal_value *stands = BINARY("Equal", last, numbers);
+    for (int i = elements ? rank : index->rank - 1; i < rank; i++)
+        axes[n++] = i;
+    return n ? mtbal_emit(b, "Unsqueeze", stands, mtbal_const_i64s(b, n, axes)) : stands;
+}
+
 /* y = x with updates written (or added) at the indices. */
 static mtbal_status scatter_rule(mtbal_gradient *g, bool elements)
 {
@@ -172,6 +206,9 @@ static mtbal_status scatter_rule(mtbal_gradient *g, bool elements)
         g->dx[2] = elements
                        ? mtbal_emit_attrs(b, "GatherElements", 2, in, "axis=i", rule_axis(g, 0))
                        : mtbal_emit_attrs(b, "GatherND", 2, in, "");
+        mtbal_value *stands = add ? NULL : written(g, elements);
+        if (stands)
+            g->dx[2] = rule_select(b, stands, g->dx[2]);
     }
     return MTBAL_OK;
 }

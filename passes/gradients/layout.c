@@ -124,6 +124,17 @@ RULE(split)
     return MTBAL_OK;
 }
 
+/* Number k of a Slice's starts, ends or steps, as [1]. A lone one may be a scalar. */
+static mtbal_value *bound(mtbal_gradient *g, int operand, int64_t k)
+{
+    mtbal_builder *b = g->b;
+    mtbal_value *all = g->x[operand];
+    const int64_t one = 1;
+    if (all->type.rank == 0)
+        return mtbal_emit_reshape(b, all, mtbal_const_i64s(b, 1, &one));
+    return mtbal_emit(b, "Gather", all, mtbal_const_i64s(b, 1, &k));
+}
+
 /* Zeros with dy written where the slice was taken: by indices along each sliced axis, which any
  * start, end and step give: the positions are the same slice of a range. */
 RULE(slice)
@@ -142,18 +153,15 @@ RULE(slice)
     for (int64_t k = count - 1; k >= 0; k--) {
         int64_t axis = axes ? mtbal_tensor_i64(axes->tensor, k) : k;
         axis += axis < 0 ? rank : 0;
-        mtbal_value *at = mtbal_const_i64s(b, 1, &k);
         mtbal_value *size =
             mtbal_emit(b, "Gather", mtbal_emit(b, "Shape", x), mtbal_const_i64s(b, 1, &axis));
         const int64_t zero = 0;
         mtbal_value *scalar = mtbal_emit(b, "Squeeze", size, mtbal_const_i64s(b, 1, &zero));
         mtbal_value *range =
             mtbal_emit(b, "Range", mtbal_const_i64(b, 0), scalar, mtbal_const_i64(b, 1));
-        mtbal_value *step =
-            g->nx > 4 && g->x[4] ? mtbal_emit(b, "Gather", g->x[4], at) : MTBAL_OMIT;
-        mtbal_value *taken =
-            mtbal_emit(b, "Slice", range, mtbal_emit(b, "Gather", g->x[1], at),
-                       mtbal_emit(b, "Gather", g->x[2], at), mtbal_const_i64s(b, 1, &zero), step);
+        mtbal_value *step = g->nx > 4 && g->x[4] ? bound(g, 4, k) : MTBAL_OMIT;
+        mtbal_value *taken = mtbal_emit(b, "Slice", range, bound(g, 1, k), bound(g, 2, k),
+                                        mtbal_const_i64s(b, 1, &zero), step);
         /* shape of the result along this axis: dy's shape with x's size in place */
         mtbal_value *before = mtbal_emit(b, "Shape", dy);
         mtbal_value *shape =

@@ -116,6 +116,17 @@ mtbal_status mtbal_rule_gemm(mtbal_gradient *g)
 
 /* ------------------------------------------------------------------ Einsum */
 
+/* Does a term's letter run over all of `size`? Not when it is missing, or of size 1 and broadcast.
+ */
+static bool runs_over(const char *term, const mtbal_value *x, char letter, int64_t size)
+{
+    const char *at = strchr(term, letter);
+    if (!at)
+        return false;
+    int64_t own = x->type.rank > at - term ? x->type.dims[at - term].size : -1;
+    return own != 1 || size == 1;
+}
+
 /* The operand's letters from the others' and the result's: letters that only it has are summed
  * over: broadcast back. */
 mtbal_status mtbal_rule_einsum(mtbal_gradient *g)
@@ -139,22 +150,25 @@ mtbal_status mtbal_rule_einsum(mtbal_gradient *g)
         terms[n++] = p;
     for (int i = 0; i < n; i++) {
         mtbal_value *in[17] = {g->dy[0]};
-        char text[512], present[128] = "";
+        char text[512];
         int k = 1;
         if (!g->need[i])
             continue;
         size_t used = (size_t)snprintf(text, sizeof text, "%s", out);
-        strcat(present, out);
         for (int j = 0; j < n; j++)
-            if (j != i && strlen(present) + strlen(terms[j]) < sizeof present) {
+            if (j != i) {
                 used += (size_t)snprintf(text + used, sizeof text - used, ",%s", terms[j]);
-                strcat(present, terms[j]);
                 in[k++] = g->x[j];
             }
         for (const char *c = terms[i]; *c; c++) {
             if (strchr(c + 1, *c))
                 return rule_unsupported(g, "an Einsum operand with a repeated letter");
-            if (!strchr(present, *c)) { /* only here: ones of the operand's shape bring it back */
+            int64_t size =
+                g->x[i]->type.rank > c - terms[i] ? g->x[i]->type.dims[c - terms[i]].size : -1;
+            bool found = runs_over(out, g->dy[0], *c, size);
+            for (int j = 0; j < n; j++)
+                found = found || (j != i && runs_over(terms[j], g->x[j], *c, size));
+            if (!found) { /* only here: ones of the operand's shape bring it back */
                 used += (size_t)snprintf(text + used, sizeof text - used, ",%s", terms[i]);
                 in[k++] = mtbal_emit_fill_like(b, g->x[i], 1);
                 break;

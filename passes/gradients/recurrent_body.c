@@ -44,7 +44,7 @@ static void numbers(recurrent_text *t, const recurrent_form *f, const char *like
         add(t, "  low = Neg (high)\n");
     }
     for (int i = 0; i < f->nact && !f->common; i++) {
-        char name[8];
+        char name[16];
         snprintf(name, sizeof name, "a%d", i);
         number(t, name, f->act[i].alpha, like);
         snprintf(name, sizeof name, "b%d", i);
@@ -102,12 +102,12 @@ static void slope(recurrent_text *t, const recurrent_form *f, int which, const c
 {
     for (size_t i = 0; i < sizeof slopes / sizeof *slopes; i++)
         for (const char *at = is(&f->act[which], slopes[i].name) ? slopes[i].text : ""; *at; at++) {
-            if (*at == '%' && *++at == '1')
-                add(t, "%s", y);
-            else if (at[-1] == '%')
-                add(t, "%d", which);
-            else
+            if (*at != '%')
                 add(t, "%c", *at);
+            else if (*++at == '1')
+                add(t, "%s", y);
+            else
+                add(t, "%d", which);
         }
 }
 
