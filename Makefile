@@ -4,6 +4,7 @@
 # make strict     builds with gcc and clang, every warning an error; checks the formatting
 # make sanitize   runs the tests under AddressSanitizer and UBSan
 # make valgrind   runs the commands and short tests under valgrind's memcheck
+# make fuzz       gives mutated files to the readers, FUZZ_SECONDS=30 each (clang's libFuzzer)
 # make test-ort   compares with ONNX Runtime (installs it into .venv), and runs test-examples
 # make conformance   runs ONNX's own tests in DATA=FOLDER (default: the training operators')
 # make test-examples   training loops in stock ONNX Runtime: Python, Node.js, C, a page in Chromium
@@ -42,7 +43,7 @@ TEST_X  := $(TESTS:tests/%.c=$(BUILD)/tests/%)
 LIB     := $(BUILD)/libmtbal.a
 PROTO   ?= /usr/include/onnx/onnx.proto
 
-.PHONY: all clean deps demo web test test-run strict sanitize valgrind conformance test-ort test-examples test-torch test-networks bench bench-flops bench-balance format test-emit test-cross bench-emit
+.PHONY: all clean deps demo web test test-run strict sanitize valgrind fuzz conformance test-ort test-examples test-torch test-networks bench bench-flops bench-balance format test-emit test-cross bench-emit
 all: $(TOOLS)
 
 # ---------------------------------------------------------------- what a fresh Debian machine needs
@@ -81,10 +82,19 @@ valgrind: deps
 	@$(MAKE) --no-print-directory all $(GRIND_TEST:%=$(BUILD)/tests/test_%)
 	@BIN=$(BIN) VALGRIND="$(VALGRIND)" sh tests/valgrind.sh $(GRIND_TEST:%=$(BUILD)/tests/test_%)
 
+# Mutated files to each reader, under both sanitizers.
+FUZZ := $(patsubst %.c,build/fuzz/%,$(wildcard tests/fuzz/*.c))
+fuzz: deps
+	$(call install,clang)
+	$(call install,libclang-rt-$$(clang -dumpversion | cut -d. -f1)-dev)
+	@$(MAKE) --no-print-directory BUILD=build/fuzz CC=clang CFLAGS="-O1 -g" \
+	    MODE="-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined" $(FUZZ)
+	@sh tests/fuzz/run.sh
+
 # gcc and clang, every warning an error, the formatting checked.
 strict: deps
 	$(call install,clang clang-format)
-	@clang-format --dry-run -Werror $(foreach f,$(FOLDERS) lower/c/templates cli tests bench examples/c,$(wildcard $(f)/*.c $(f)/*.h))
+	@clang-format --dry-run -Werror $(foreach f,$(FOLDERS) lower/c/templates cli tests tests/fuzz bench examples/c,$(wildcard $(f)/*.c $(f)/*.h))
 	@$(MAKE) --no-print-directory BUILD=build/gcc BIN=build/gcc/bin CC=gcc MODE=-Werror all test-build
 	@$(MAKE) --no-print-directory BUILD=build/clang BIN=build/clang/bin CC=clang MODE=-Werror all test-build
 	@echo "strict: gcc and clang, no warnings; formatting as in .clang-format"
@@ -149,7 +159,7 @@ bench-balance: deps
 	@$(BUILD)/bench/bench_balance $(BUILD)/bench/balance $(SEEDS) $(PROBLEMS)
 
 format:
-	clang-format -i $(foreach f,$(FOLDERS) lower/c/templates cli tests bench examples/c,$(wildcard $(f)/*.c $(f)/*.h))
+	clang-format -i $(foreach f,$(FOLDERS) lower/c/templates cli tests tests/fuzz bench examples/c,$(wildcard $(f)/*.c $(f)/*.h))
 .SECONDARY:
 
 $(BUILD)/gen/onnx/onnx.pb-c.c: $(PROTO)
@@ -188,6 +198,9 @@ $(BIN)/%: $(BUILD)/cli/%.o $(CLI_O) $(LIB)
 $(BUILD)/bench/bench_flops: $(BUILD)/tests/flops.o
 $(BUILD)/bench/%: $(BUILD)/bench/%.o $(LIB)
 	$(Q)$(CC) $(ALL_C) -o $@ $(filter %.o,$^) $(LIB) $(LIBS)
+
+$(BUILD)/tests/fuzz/%: $(BUILD)/tests/fuzz/%.o $(LIB)
+	$(Q)$(CC) $(ALL_C) -fsanitize=fuzzer -o $@ $< $(LIB) $(LIBS)
 
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(TEST_O) $(CLI_O) $(LIB)
 	$(Q)$(CC) $(ALL_C) -o $@ $^ $(LIBS) $(shell pkg-config --libs check)
