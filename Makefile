@@ -167,7 +167,7 @@ $(BUILD)/gen/onnx/onnx.pb-c.c: $(PROTO)
 	$(Q)protoc-c --proto_path=$(dir $(PROTO)) --c_out=$(BUILD)/gen/onnx $(PROTO)
 $(BUILD)/gen/%.o: $(BUILD)/gen/%.c
 	$(Q)$(CC) $(CPP) $(CFLAGS) $(MODE) -c $< -o $@
-$(filter $(BUILD)/onnxio/%,$(OBJECTS)) $(TEST_O): $(BUILD)/gen/onnx/onnx.pb-c.c
+$(filter $(BUILD)/onnxio/%,$(OBJECTS)) $(TEST_O) $(BUILD)/bench/bench_rewrite.o: $(BUILD)/gen/onnx/onnx.pb-c.c
 
 # What --emit-c ships lies in the command itself, as text.
 SHIPPED := $(sort $(wildcard runtime/*.[ch] runtime/*.def runtime/kernels/*.[ch] lower/c/templates/*))
@@ -196,7 +196,7 @@ $(BIN)/%: $(BUILD)/cli/%.o $(CLI_O) $(LIB)
 	$(Q)$(CC) $(ALL_C) -o $@ $^ $(LIBS)
 
 $(BUILD)/bench/bench_flops: $(BUILD)/tests/flops.o
-$(BUILD)/bench/%: $(BUILD)/bench/%.o $(LIB)
+$(BUILD)/bench/bench_%: $(BUILD)/bench/bench_%.o $(BUILD)/bench/bench.o $(LIB)
 	$(Q)$(CC) $(ALL_C) -o $@ $(filter %.o,$^) $(LIB) $(LIBS)
 
 $(BUILD)/tests/fuzz/%: $(BUILD)/tests/fuzz/%.o $(LIB)
