@@ -11,7 +11,7 @@
 # make web        the page: a folder to serve, build/web
 # make test-torch compares calibrations with an independent PyTorch program (installs torch into .venv-torch)
 # make test-networks compares whole networks from PyTorch's exporters (the same)
-# make bench      measures
+# make bench      measures speed and size beside their limits, and ONNX Runtime and PyTorch (installs these)
 # make bench-flops    counts what a step multiplies
 # make bench-balance   trains the problems of models/ with every balancing; SEEDS=5
 # make test-emit  compiles emitted C with several compilers and checkers, and compares
@@ -144,8 +144,8 @@ bench-emit: deps
 	@BIN=$(BIN) sh bench/emit.sh
 
 bench: deps
-	@$(MAKE) --no-print-directory all $(BUILD)/bench/bench_mlp $(BUILD)/bench/bench_step
-	@BENCH=$(BUILD) BIN=$(BIN) sh bench/run.sh
+	@$(MAKE) --no-print-directory all $(BUILD)/bench/bench_mlp $(BUILD)/bench/bench_step $(BUILD)/bench/bench_rewrite
+	@BENCH=$(BUILD) BIN=$(BIN) CC="$(CC)" MAKE="$(MAKE)" sh bench/run.sh
 
 bench-flops: deps
 	@$(MAKE) --no-print-directory $(BUILD)/bench/bench_flops
