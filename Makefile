@@ -184,11 +184,10 @@ $(BUILD)/gen/sources.c: $(SHIPPED)
 	echo '{NULL, NULL}};'; } > $@
 
 # Kernels: optimised also in a debugging build; no -ffast-math, so that results are IEEE's. Fused multiply-add only where a
-# kernel asks for it: the same bits from every compiler.
-$(BUILD)/runtime/%.o: KERNEL := -O3 -fno-math-errno -fno-trapping-math -ffp-contract=off
-# These hold one loop for each of some hundred functions and types: the copies that -O3 makes of them are 27 KB and no faster.
-$(addprefix $(BUILD)/runtime/kernels/,elementwise.o chain.o): KERNEL := -O2 -ftree-vectorize -fno-math-errno \
-    -fno-trapping-math -ffp-contract=off
+# kernel asks for it: the same bits from every compiler. Not -O3: its copies of loops make the library a quarter larger, and
+# no faster. Nothing unwinds through C: no tables for that.
+$(BUILD)/runtime/%.o: KERNEL := -O2 -ftree-vectorize -fno-math-errno -fno-trapping-math -ffp-contract=off \
+    -fno-asynchronous-unwind-tables
 
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
