@@ -20,7 +20,7 @@ objects() { # FOLDER...: under the current build
 link() { # NAME LIMIT OBJECTS...: links, strips and shows
     name=$1 limit=$2
     shift 2
-    $CC -shared -Wl,--gc-sections -Wl,--version-script=$TOP/exported -o $TOP/one.so "$@" -lprotobuf-c -lz -lm -lpthread
+    $CC -shared -Wl,--gc-sections -Wl,-z,noseparate-code -Wl,--version-script=$TOP/exported -o $TOP/one.so "$@" -lprotobuf-c -lz -lm -lpthread
     strip $TOP/one.so
     size=$(stat -c %s $TOP/one.so)
     loaded=$(size $TOP/one.so | awk 'NR == 2 { print $1 + $2 }')
