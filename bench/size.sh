@@ -10,7 +10,7 @@ status=0
 mkdir -p $TOP
 
 build() { # FOLDER FLAGS: all objects, and onnx.pb-c's
-    ${MAKE:-make} --no-print-directory BUILD="$TOP/$1" CC="$CC" CFLAGS="$2" MODE="-fPIC" "$TOP/$1/libmtbal.a"
+    ${MAKE:-make} -s --no-print-directory BUILD="$TOP/$1" CC="$CC" CFLAGS="$2" MODE="-fPIC" "$TOP/$1/libmtbal.a" >&2
 }
 
 objects() { # FOLDER...: under the current build
