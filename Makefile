@@ -4,6 +4,7 @@
 # make strict     builds with gcc and clang, every warning an error; checks the formatting
 # make sanitize   runs the tests under AddressSanitizer and UBSan
 # make valgrind   runs the commands and short tests under valgrind's memcheck
+# make fuzz       gives mutated files to the readers, FUZZ_SECONDS=30 each (clang's libFuzzer)
 # make test-ort   compares with ONNX Runtime (installs it into .venv), and runs test-examples
 # make conformance   runs ONNX's own tests in DATA=FOLDER (default: the training operators')
 # make test-examples   training loops in stock ONNX Runtime: Python, Node.js, C, a page in Chromium
@@ -11,7 +12,7 @@
 # make test-torch compares calibrations with an independent PyTorch program (installs torch into .venv-torch)
 # make test-opinfo compares gradients of single operators with PyTorch's (ARGS="--exporter dynamo --opset 23")
 # make test-networks compares whole networks from PyTorch's exporters (the same)
-# make bench      measures
+# make bench      measures speed and size beside their limits, and ONNX Runtime and PyTorch (installs these)
 # make bench-flops    counts what a step multiplies
 # make bench-balance   trains the problems of models/ with every balancing; SEEDS=5
 # make test-emit  compiles emitted C with several compilers and checkers, and compares
@@ -43,7 +44,7 @@ TEST_X  := $(TESTS:tests/%.c=$(BUILD)/tests/%)
 LIB     := $(BUILD)/libmtbal.a
 PROTO   ?= /usr/include/onnx/onnx.proto
 
-.PHONY: all clean deps demo web test test-run strict sanitize valgrind conformance test-ort test-examples test-torch test-opinfo test-networks bench bench-flops bench-balance format test-emit test-cross bench-emit
+.PHONY: all clean deps demo web test test-run strict sanitize valgrind fuzz conformance test-ort test-examples test-torch test-opinfo test-networks bench bench-flops bench-balance format test-emit test-cross bench-emit
 all: $(TOOLS)
 
 # ---------------------------------------------------------------- what a fresh Debian machine needs
@@ -82,10 +83,19 @@ valgrind: deps
 	@$(MAKE) --no-print-directory all $(GRIND_TEST:%=$(BUILD)/tests/test_%)
 	@BIN=$(BIN) VALGRIND="$(VALGRIND)" sh tests/valgrind.sh $(GRIND_TEST:%=$(BUILD)/tests/test_%)
 
+# Mutated files to each reader, under both sanitizers.
+FUZZ := $(patsubst %.c,build/fuzz/%,$(wildcard tests/fuzz/*.c))
+fuzz: deps
+	$(call install,clang)
+	$(call install,libclang-rt-$$(clang -dumpversion | cut -d. -f1)-dev)
+	@$(MAKE) --no-print-directory BUILD=build/fuzz CC=clang CFLAGS="-O1 -g" \
+	    MODE="-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined" $(FUZZ)
+	@sh tests/fuzz/run.sh
+
 # gcc and clang, every warning an error, the formatting checked.
 strict: deps
 	$(call install,clang clang-format)
-	@clang-format --dry-run -Werror $(foreach f,$(FOLDERS) lower/c/templates cli tests bench examples/c,$(wildcard $(f)/*.c $(f)/*.h))
+	@clang-format --dry-run -Werror $(foreach f,$(FOLDERS) lower/c/templates cli tests tests/fuzz bench examples/c,$(wildcard $(f)/*.c $(f)/*.h))
 	@$(MAKE) --no-print-directory BUILD=build/gcc BIN=build/gcc/bin CC=gcc MODE=-Werror all test-build
 	@$(MAKE) --no-print-directory BUILD=build/clang BIN=build/clang/bin CC=clang MODE=-Werror all test-build
 	@echo "strict: gcc and clang, no warnings; formatting as in .clang-format"
@@ -140,8 +150,8 @@ bench-emit: deps
 	@BIN=$(BIN) sh bench/emit.sh
 
 bench: deps
-	@$(MAKE) --no-print-directory all $(BUILD)/bench/bench_mlp $(BUILD)/bench/bench_step
-	@BENCH=$(BUILD) BIN=$(BIN) sh bench/run.sh
+	@$(MAKE) --no-print-directory all $(BUILD)/bench/bench_mlp $(BUILD)/bench/bench_step $(BUILD)/bench/bench_rewrite
+	@BENCH=$(BUILD) BIN=$(BIN) CC="$(CC)" MAKE="$(MAKE)" sh bench/run.sh
 
 bench-flops: deps
 	@$(MAKE) --no-print-directory $(BUILD)/bench/bench_flops
@@ -155,7 +165,7 @@ bench-balance: deps
 	@$(BUILD)/bench/bench_balance $(BUILD)/bench/balance $(SEEDS) $(PROBLEMS)
 
 format:
-	clang-format -i $(foreach f,$(FOLDERS) lower/c/templates cli tests bench examples/c,$(wildcard $(f)/*.c $(f)/*.h))
+	clang-format -i $(foreach f,$(FOLDERS) lower/c/templates cli tests tests/fuzz bench examples/c,$(wildcard $(f)/*.c $(f)/*.h))
 .SECONDARY:
 
 $(BUILD)/gen/onnx/onnx.pb-c.c: $(PROTO)
@@ -163,7 +173,7 @@ $(BUILD)/gen/onnx/onnx.pb-c.c: $(PROTO)
 	$(Q)protoc-c --proto_path=$(dir $(PROTO)) --c_out=$(BUILD)/gen/onnx $(PROTO)
 $(BUILD)/gen/%.o: $(BUILD)/gen/%.c
 	$(Q)$(CC) $(CPP) $(CFLAGS) $(MODE) -c $< -o $@
-$(filter $(BUILD)/onnxio/%,$(OBJECTS)) $(TEST_O): $(BUILD)/gen/onnx/onnx.pb-c.c
+$(filter $(BUILD)/onnxio/%,$(OBJECTS)) $(TEST_O) $(BUILD)/bench/bench_rewrite.o: $(BUILD)/gen/onnx/onnx.pb-c.c
 
 # What --emit-c ships lies in the command itself, as text.
 SHIPPED := $(sort $(wildcard runtime/*.[ch] runtime/*.def runtime/kernels/*.[ch] lower/c/templates/*))
@@ -174,11 +184,11 @@ $(BUILD)/gen/sources.c: $(SHIPPED)
 	echo '{NULL, NULL}};'; } > $@
 
 # Kernels: optimised also in a debugging build; no -ffast-math, so that results are IEEE's. Fused multiply-add only where a
-# kernel asks for it: the same bits from every compiler.
-$(BUILD)/runtime/%.o: KERNEL := -O3 -fno-math-errno -fno-trapping-math -ffp-contract=off
-# These hold one loop for each of some hundred functions and types: the copies that -O3 makes of them are 27 KB and no faster.
-$(addprefix $(BUILD)/runtime/kernels/,elementwise.o chain.o): KERNEL := -O2 -ftree-vectorize -fno-math-errno \
-    -fno-trapping-math -ffp-contract=off
+# kernel asks for it: the same bits from every compiler. Nothing unwinds through them: no tables for that.
+IEEE := -fno-math-errno -fno-trapping-math -ffp-contract=off -fno-asynchronous-unwind-tables
+$(BUILD)/runtime/%.o: KERNEL := -O2 -ftree-vectorize $(IEEE)
+# Where the time goes. Elsewhere the copies of loops that -O3 makes are 60 KB, and hardly faster.
+$(addprefix $(BUILD)/runtime/,gemm.o gemm_micro.o kernels/conv.o): KERNEL := -O3 $(IEEE)
 
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
@@ -192,8 +202,11 @@ $(BIN)/%: $(BUILD)/cli/%.o $(CLI_O) $(LIB)
 	$(Q)$(CC) $(ALL_C) -o $@ $^ $(LIBS)
 
 $(BUILD)/bench/bench_flops: $(BUILD)/tests/flops.o
-$(BUILD)/bench/%: $(BUILD)/bench/%.o $(LIB)
+$(BUILD)/bench/bench_%: $(BUILD)/bench/bench_%.o $(BUILD)/bench/bench.o $(LIB)
 	$(Q)$(CC) $(ALL_C) -o $@ $(filter %.o,$^) $(LIB) $(LIBS)
+
+$(BUILD)/tests/fuzz/%: $(BUILD)/tests/fuzz/%.o $(LIB)
+	$(Q)$(CC) $(ALL_C) -fsanitize=fuzzer -o $@ $< $(LIB) $(LIBS)
 
 $(BUILD)/tests/%: $(BUILD)/tests/%.o $(TEST_O) $(CLI_O) $(LIB)
 	$(Q)$(CC) $(ALL_C) -o $@ $^ $(LIBS) $(shell pkg-config --libs check)

@@ -2,13 +2,13 @@
  * without and with gradient norms over the features, against plain equal weighting: rounds in
  * turn, in one run; ratios of medians. Inputs are made up: time does not depend on them.
  * bench_step FOLDER [MODEL.onnx BATCH]... */
+#include "bench/bench.h"
 #include "passes/passes.h"
 #include "train/train.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum { ROUNDS = 151, KINDS = 3, WARM = 3 };
 
@@ -28,19 +28,6 @@ typedef struct timed {
     mtbal_program *program;
     double times[ROUNDS];
 } timed;
-
-static double seconds(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
-
-static int by_size(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
 
 /* Shapes: the batch along the first axis, 16 along other axes that are free. Numbers: 1 for
  * integers (labels, tokens, masks), in [0, 1) for floats. */
@@ -96,10 +83,10 @@ static mtbal_status open_kind(const struct kind *k, const char *model_path, int6
 /* Milliseconds of a step, as the mean of `steps`. */
 static double time_steps(timed *t, int steps)
 {
-    double start = seconds();
+    double start = bench_seconds();
     for (int i = 0; i < steps; i++)
         mtbal_instance_run(t->program->instance, (uint64_t)i);
-    return (seconds() - start) / steps * 1e3;
+    return (bench_seconds() - start) / steps * 1e3;
 }
 
 static mtbal_status measure(const char *folder, const char *model, int64_t batch, mtbal_diag *diag)
@@ -115,8 +102,7 @@ static mtbal_status measure(const char *folder, const char *model, int64_t batch
                 all[k].times[r] = time_steps(&all[k], steps);
         printf("%s, batch %lld, one core\n", model, (long long)batch);
         for (int k = 0; k < KINDS; k++) {
-            qsort(all[k].times, ROUNDS, sizeof(double), by_size);
-            double median = all[k].times[ROUNDS / 2];
+            double median = bench_median(all[k].times, ROUNDS);
             printf("  %-32s %8.4f ms   x %.3f\n", kinds[k].name, median,
                    median / all[0].times[ROUNDS / 2]);
         }

@@ -1,31 +1,72 @@
 #!/bin/sh
-# make bench: what is measured, both sides in one run where the other side can be had (onnxruntime in .venv: make test-ort
-# installs it).
+# make bench: speed and size, each with its limit. The MLP beside ONNX Runtime and PyTorch, round by round in one run, when
+# these can be had: they are installed into .venv and .venv-torch (or named: ORT_PYTHON=, TORCH_PYTHON=, an interpreter).
 set -eu
-mkdir -p build/bench
-"${BENCH:-build}/bench/bench_mlp" build/bench
-"${BENCH:-build}/bench/bench_step" build/bench
-if .venv/bin/python -c 'import onnxruntime, numpy' 2>/dev/null; then
-    .venv/bin/python - <<'P'
-import time
-import numpy as np
-import onnxruntime as ort
-options = ort.SessionOptions()
-options.intra_op_num_threads = 1
-session = ort.InferenceSession("build/bench/mlp.onnx", options)
-feeds = {"x": np.random.rand(64, 784).astype(np.float32), "label": np.zeros(64, np.int64)}
-times = []
-for _ in range(9):
-    start = time.perf_counter()
-    for _ in range(200):
-        session.run(None, feeds)
-    times.append((time.perf_counter() - start) / 200 * 1e3)
-print(f"ONNX Runtime {ort.__version__} on the same file, one core: forward {sorted(times)[4]:.3f} ms")
-P
-else
-    echo "ONNX Runtime is not there to compare with (make test-ort installs it)"
-fi
-echo "code and constants, without protobuf:"
-size -t build/runtime/*.o build/runtime/kernels/*.o | tail -1 | awk '{printf "  %d bytes: the runtime alone\n", $1 + $2}'
-size -t build/graph/*.o build/graph/ops/*.o build/passes/*.o build/passes/*/*.o build/runtime/*.o \
-    build/runtime/kernels/*.o build/lower/*.o build/lower/ops/*.o | tail -1 | awk '{printf "  %d bytes: with graph, passes and lowering\n", $1 + $2}'
+. tests/install.sh
+BENCH=${BENCH:-build}/bench
+TOP=build/bench
+ROUNDS=${ROUNDS:-9}
+status=0
+mkdir -p $TOP
+
+torch_python() { # an interpreter with torch, or nothing
+    python=${TORCH_PYTHON:-.venv-torch/bin/python}
+    "$python" -c 'import torch' 2>/dev/null || {
+        [ -z "${TORCH_PYTHON:-}" ] || return 0
+        echo "installing torch and numpy into .venv-torch" >&2
+        python3 -m venv .venv-torch &&
+            "$python" -m pip install --quiet --disable-pip-version-check torch numpy >/dev/null 2>&1 || return 0
+    }
+    "$python" -c 'import torch' 2>/dev/null && echo "$python" || true
+}
+
+ort_python() {
+    [ -n "${ORT_PYTHON:-}" ] || { need_python >&2 && ORT_PYTHON=$VENV/bin/python; } || return 0
+    "$ORT_PYTHON" -c 'import onnxruntime, numpy' 2>/dev/null && echo "$ORT_PYTHON" || true
+}
+
+median() { # FILE COLUMN
+    awk -v c="$2" '{ print $c }' "$1" | sort -g | awk '{ x[NR] = $1 } END { print x[int((NR + 1) / 2)] }'
+}
+
+show() { # NAME MILLISECONDS LIMIT; LIMIT -: a peer, with OURS beside it
+    if [ "$3" = - ]; then
+        awk -v n="$1" -v t="$2" -v o="$4" 'BEGIN { printf "  %-58s %8.3f ms  (ours takes %.2f times as long)\n", n, t, o / t }'
+    else
+        awk -v n="$1" -v t="$2" -v l="$3" 'BEGIN { late = t > l
+            printf "  %-58s %8.3f ms  (limit %g)%s\n", n, t, l, late ? "  MISSED" : ""; exit late }' || status=1
+    fi
+}
+
+# ------------------------------------------------------------------ the network
+
+ort=$(ort_python) torch=$(torch_python)
+[ "$ort" ] || echo "ONNX Runtime cannot be had here (is the package index reachable?): nothing to compare the forward pass with"
+[ "$torch" ] || echo "PyTorch cannot be had here (is the package index reachable?): nothing to compare the SGD step with"
+rm -f $TOP/*.rounds
+round=0
+while [ $round -lt "$ROUNDS" ]; do
+    "$BENCH/bench_mlp" $TOP >>$TOP/ours.rounds
+    [ -z "$ort" ] || "$ort" bench/peer_ort.py $TOP/mlp.onnx >>$TOP/ort.rounds
+    [ -z "$torch" ] || "$torch" bench/peer_torch.py >>$TOP/torch.rounds
+    round=$((round + 1))
+done
+forward=$(median $TOP/ours.rounds 1) step=$(median $TOP/ours.rounds 2)
+echo "MLP 784-512-512-10, batch 64, one core; medians of $ROUNDS rounds in turn, each the mean of 100 runs"
+show "forward" "$forward" 1.5
+[ -z "$ort" ] || show "  ONNX Runtime $("$ort" -c 'import onnxruntime; print(onnxruntime.__version__)')" \
+    "$(median $TOP/ort.rounds 1)" - "$forward"
+[ -z "$torch" ] || show "  PyTorch" "$(median $TOP/torch.rounds 1)" - "$forward"
+show "forward, backward and SGD step" "$step" 4.5
+[ -z "$torch" ] || show "  PyTorch $("$torch" -c 'import torch; print(torch.__version__)')" \
+    "$(median $TOP/torch.rounds 2)" - "$step"
+awk '{ n += $3 } END { printf "  %-58s %8d     (limit 0)%s\n", "allocations in " 100 * NR " steps", n, n ? "  MISSED" : ""
+    exit n > 0 }' $TOP/ours.rounds || status=1
+
+# ------------------------------------------------------------------ the rest
+
+"$BENCH/bench_rewrite" "${BIN:-bin}/mtbal-rewrite" $TOP || status=1
+sh bench/size.sh || status=1
+echo "what balancing costs"
+"$BENCH/bench_step" $TOP
+exit $status

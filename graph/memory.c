@@ -25,6 +25,12 @@ void *mtbal_realloc(void *old, size_t size)
     return !hook || hook(hook_context, size) ? realloc(old, size) : NULL;
 }
 
+/* Zeros, which take no memory of the machine before somebody writes to them. */
+static void *zeroed(size_t size)
+{
+    return !hook || hook(hook_context, size) ? calloc(1, size) : NULL;
+}
+
 void mtbal_free(void *p)
 {
     free(p);
@@ -116,7 +122,7 @@ static block *new_block(mtbal_arena *arena, size_t least)
     size_t size = arena->blocks ? 2 * arena->blocks->size : FIRST_BLOCK;
     size = size > LARGEST_BLOCK ? LARGEST_BLOCK : size;
     size = large || size < least ? least : size;
-    block *b = size > SIZE_MAX - sizeof *b ? NULL : mtbal_malloc(sizeof *b + size);
+    block *b = size > SIZE_MAX - sizeof *b ? NULL : zeroed(sizeof *b + size);
     if (!b)
         return NULL;
     block **link = large && arena->blocks ? &arena->blocks->next : &arena->blocks;
@@ -127,9 +133,8 @@ static block *new_block(mtbal_arena *arena, size_t least)
     return b;
 }
 
-/* Not zeroed. The hook is asked for every piece, not only for a new block: so a test can fail each.
- */
-static void *take(mtbal_arena *arena, size_t size)
+/* The hook is asked for every piece, not only for a new block: so a test can fail each. */
+void *mtbal_arena_alloc(mtbal_arena *arena, size_t size)
 {
     bool possible = size <= SIZE_MAX - ALIGN - GAP && (!hook || hook(hook_context, size));
     size_t asked = size;
@@ -149,12 +154,6 @@ static void *take(mtbal_arena *arena, size_t size)
     return p;
 }
 
-void *mtbal_arena_alloc(mtbal_arena *arena, size_t size)
-{
-    void *p = take(arena, size);
-    return p && size ? memset(p, 0, size) : p;
-}
-
 void *mtbal_arena_array(mtbal_arena *arena, size_t count, size_t size)
 {
     size_t bytes;
@@ -163,7 +162,7 @@ void *mtbal_arena_array(mtbal_arena *arena, size_t count, size_t size)
 
 void *mtbal_arena_copy(mtbal_arena *arena, const void *bytes, size_t size)
 {
-    void *p = take(arena, size);
+    void *p = mtbal_arena_alloc(arena, size);
     return p && size ? memcpy(p, bytes, size) : p;
 }
 
@@ -173,7 +172,7 @@ char *mtbal_arena_printf(mtbal_arena *arena, const char *format, ...)
     va_start(args, format);
     int length = vsnprintf(NULL, 0, format, args);
     va_end(args);
-    char *text = length < 0 ? NULL : take(arena, (size_t)length + 1);
+    char *text = length < 0 ? NULL : mtbal_arena_alloc(arena, (size_t)length + 1);
     if (text) {
         va_start(args, format);
         vsnprintf(text, (size_t)length + 1, format, args);
@@ -241,7 +240,7 @@ const char *mtbal_intern_n(mtbal_arena *arena, const char *text, size_t length)
     uint64_t hash = hash_of(text, length);
     name *slot = find_slot(t, text, length, hash);
     if (!slot->text) {
-        char *copy = length < SIZE_MAX ? take(arena, length + 1) : NULL;
+        char *copy = length < SIZE_MAX ? mtbal_arena_alloc(arena, length + 1) : NULL;
         if (!copy)
             return NULL;
         memcpy(copy, text, length);

@@ -267,7 +267,22 @@ typedef struct binary_job {
         }                                                                                     \
         break;
 
-#define FLOAT_ROWS(T, M)                                 \
+/* The same in one loop, a quarter of the code: for double. */
+#define ROW_ANY(op, T, R, value)                                                              \
+    case op:                                                                                  \
+        if (!RT_USES_BINARY(op))                                                              \
+            break;                                                                            \
+        {                                                                                     \
+            const T *p = (const T *)j->x[0].data + o[0], *q = (const T *)j->x[1].data + o[1]; \
+            R *r = (R *)j->y->data + to;                                                      \
+            for (int64_t i = 0; i < n; i++) {                                                 \
+                T x = p[i * sa], y = q[i * sb];                                               \
+                r[i] = (R)(value);                                                            \
+            }                                                                                 \
+        }                                                                                     \
+        break;
+
+#define FLOAT_ROWS(T, M, ROW)                            \
     switch (j->op) {                                     \
         ROW(RT_ADD, T, T, x + y)                         \
         ROW(RT_SUB, T, T, x - y)                         \
@@ -291,12 +306,12 @@ typedef struct binary_job {
 static void row_f32(const binary_job *j, const int64_t *o, int64_t to, int64_t n, int64_t sa,
                     int64_t sb)
 {
-    FLOAT_ROWS(float, F32)
+    FLOAT_ROWS(float, F32, ROW)
 }
 static void row_f64(const binary_job *j, const int64_t *o, int64_t to, int64_t n, int64_t sa,
                     int64_t sb)
 {
-    FLOAT_ROWS(double, F64)
+    FLOAT_ROWS(double, F64, ROW_ANY)
 }
 
 /* x^y by squaring; wraps. A negative power of an integer is 0, but for +-1. */

@@ -52,23 +52,38 @@ static int64_t position(const windows *w, const int64_t *begin, int64_t k)
     return at;
 }
 
-/* The first largest element of a window; a NaN is the largest. */
+/* The window elements k in [first, last) of axis d that lie inside. */
+static void inside_of(const windows *w, int d, int64_t begin, int64_t *first, int64_t *last)
+{
+    int64_t step = w->dilation[d], room = w->in[d] - begin;
+    *first = begin < 0 ? (step - 1 - begin) / step : 0;
+    *last = room <= 0 ? 0 : (room + step - 1) / step;
+    *last = *last < w->kernel[d] ? *last : w->kernel[d];
+}
+
+/* The first largest element of a window; a NaN is the largest. -1: the window is empty. */
 static int64_t largest(const windows *w, const rt_tensor *x, int64_t plane, int64_t o)
 {
-    int64_t begin[3], size = w->kernel[0] * w->kernel[1] * w->kernel[2], best = -1;
+    int64_t begin[3], first[3], last[3], best = -1;
     double most = 0;
     begin_of(w, o, begin);
-    for (int64_t k = 0; k < size; k++) {
-        int64_t at = position(w, begin, k);
-        if (at < 0)
-            continue;
-        double v = x->dtype == RT_F32 ? (double)((const float *)x->data)[plane * w->in_size + at]
-                                      : rt_get_f64(x, plane * w->in_size + at);
-        if (best < 0 || v > most || (v != v && most == most)) {
-            best = at;
-            most = v;
+    for (int d = 0; d < 3; d++)
+        inside_of(w, d, begin[d], &first[d], &last[d]);
+    for (int64_t a = first[0]; a < last[0]; a++)
+        for (int64_t b = first[1]; b < last[1]; b++) {
+            int64_t row =
+                (begin[0] + a * w->dilation[0]) * w->in[1] + begin[1] + b * w->dilation[1];
+            for (int64_t c = first[2]; c < last[2]; c++) {
+                int64_t at = row * w->in[2] + begin[2] + c * w->dilation[2];
+                int64_t from = plane * w->in_size + at;
+                double v = x->dtype == RT_F32 ? (double)((const float *)x->data)[from]
+                                              : rt_get_f64(x, from);
+                if (best < 0 || v > most || (v != v && most == most)) {
+                    best = at;
+                    most = v;
+                }
+            }
         }
-    }
     return best;
 }
 
