@@ -125,11 +125,43 @@ mtbal_value *select_size(selecting *w, int i, int n, const int64_t *axes)
 
 /* ------------------------------------------------------------------ selections */
 
-static selection *find_selection(const lowering *l, const mtbal_value *mask,
-                                 const mtbal_graph *graph)
+static bool same_constant(const mtbal_tensor *a, const mtbal_tensor *b)
+{
+    return a && b && a->dtype == b->dtype && a->rank == b->rank && a->bytes == b->bytes &&
+           !memcmp(a->dims, b->dims, (size_t)a->rank * sizeof *a->dims) &&
+           !memcmp(a->data, b->data, a->bytes);
+}
+
+static bool same_attrs(const mtbal_attr *a, const mtbal_attr *b)
+{
+    for (; a && b; a = a->next, b = b->next)
+        if (a->kind != MTBAL_ATTR_INT || b->kind != MTBAL_ATTR_INT || strcmp(a->name, b->name) ||
+            a->i != b->i)
+            return false;
+    return !a && !b;
+}
+
+/* Whether two masks are computed alike: exporters write the mask anew for each a[mask]. */
+static bool same_value(lowering *l, const mtbal_value *a, const mtbal_value *b, int depth)
+{
+    enum { DEEPEST = 6 };
+    if (!a || !b || a == b || lower_is_constant(a) || lower_is_constant(b))
+        return a == b || (a && b && same_constant(lower_constant(l, a), lower_constant(l, b)));
+    const mtbal_node *p = a->def, *q = b->def;
+    if (!p || !q || depth > DEEPEST || p->opcode != q->opcode || p->opcode < 0 ||
+        p->nin != q->nin || a->def_index != b->def_index || lower_is_random(p) ||
+        !same_attrs(p->attrs, q->attrs))
+        return false;
+    for (int i = 0; i < p->nin; i++)
+        if (!same_value(l, p->in[i], q->in[i], depth + 1))
+            return false;
+    return true;
+}
+
+static selection *find_selection(lowering *l, const mtbal_value *mask, const mtbal_graph *graph)
 {
     for (selection *s = l->selections; s; s = s->next)
-        if (s->mask == mask && s->graph == graph)
+        if (s->graph == graph && same_value(l, s->mask, mask, 0))
             return s;
     return NULL;
 }

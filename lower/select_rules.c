@@ -48,12 +48,12 @@ static bool cast_like(selecting *w)
     return true;
 }
 
-/* Along another axis than the selected one, which all operands have at the same place. */
-static bool along_axis(selecting *w, int64_t otherwise)
+/* Along another axis than the selected one, which the first n operands have at the same place. */
+static bool along_axis(selecting *w, int64_t otherwise, int n)
 {
-    for (int i = 0; i < w->node->nin; i++) {
+    for (int i = 0; i < n && i < w->node->nin; i++) {
         int axis = select_axis(w, i);
-        if (!select_given(w, i) || axis < 0 || axis == axis_of(w, otherwise, type_of(w, i)->rank) ||
+        if (axis < 0 || axis == axis_of(w, otherwise, type_of(w, i)->rank) ||
             (i && axis != w->axis))
             return false;
         w->axis = axis;
@@ -63,12 +63,25 @@ static bool along_axis(selecting *w, int64_t otherwise)
 
 static bool softmax(selecting *w)
 {
-    return along_axis(w, -1);
+    return along_axis(w, -1, 1);
 }
 
-static bool along_first(selecting *w)
+static bool softmax_grad(selecting *w) /* (dY, Y, ...) */
 {
-    return along_axis(w, 0);
+    return along_axis(w, -1, 2);
+}
+
+static bool concat(selecting *w)
+{
+    return along_axis(w, 0, w->node->nin);
+}
+
+/* A new axis of classes. */
+static bool one_hot(selecting *w)
+{
+    int axis = axis_of(w, -1, type_of(w, 0)->rank + 1), at = select_axis(w, 0);
+    w->axis = at + (axis <= at);
+    return at >= 0;
 }
 
 static bool split(selecting *w)
@@ -221,14 +234,15 @@ static const struct {
                   {"ReduceProd", 1},        {"ReduceLogSumExp", -INFINITY},
                   {"ReduceMax", -INFINITY}, {"ReduceMin", INFINITY}};
 
-/* The sum over the true count. */
+/* The sum over the true count; of nothing 0, as ONNX Runtime has it. */
 static mtbal_value *mean(selecting *w, int n, const int64_t *axes, mtbal_value *count)
 {
     mtbal_builder *b = &w->b;
     mtbal_value *x = w->node->in[0];
     bool keep = mtbal_attr_i(w->node, "keepdims", 1);
-    return mtbal_emit(b, "Div", mtbal_emit_reduce(b, "ReduceSum", x, n, axes, keep),
-                      mtbal_emit_cast(b, count, x->type.dtype));
+    return mtbal_emit(
+        b, "Div", mtbal_emit_reduce(b, "ReduceSum", x, n, axes, keep),
+        mtbal_emit_cast(b, mtbal_emit(b, "Max", count, mtbal_const_i64(b, 1)), x->type.dtype));
 }
 
 static bool reduce(selecting *w)
@@ -353,7 +367,7 @@ static bool gather(selecting *w)
 /* With all operands selected alike and the axis another: row by row. */
 static bool gather_elements(selecting *w)
 {
-    bool fits = along_axis(w, 0);
+    bool fits = along_axis(w, 0, w->node->nin);
     if (fits)
         safe_index(w, 1);
     return fits;
@@ -498,7 +512,7 @@ select_rule *lower_select_rule(const mtbal_node *node)
         {"", "Cast", elementwise},
         {"", "CastLike", cast_like},
         {"", "Clip", elementwise},
-        {"", "Concat", along_first},
+        {"", "Concat", concat},
         {"", "ConstantOfShape", constant_of_shape},
         {"", "Equal", equal},
         {"", "Expand", expand},
@@ -510,6 +524,7 @@ select_rule *lower_select_rule(const mtbal_node *node)
         {"", "LogSoftmax", softmax},
         {"", "MatMul", mat_mul},
         {"", "NegativeLogLikelihoodLoss", class_loss},
+        {"", "OneHot", one_hot},
         {"", "ReduceL1", reduce},
         {"", "ReduceL2", reduce},
         {"", "ReduceLogSum", reduce},
@@ -534,8 +549,8 @@ select_rule *lower_select_rule(const mtbal_node *node)
         {"", "Unsqueeze", unsqueeze},
         {"", "Where", elementwise},
         {"mtbal", "GatherGrad", gather_grad},
-        {"mtbal", "LogSoftmaxGrad", softmax},
-        {"mtbal", "SoftmaxGrad", softmax},
+        {"mtbal", "LogSoftmaxGrad", softmax_grad},
+        {"mtbal", "SoftmaxGrad", softmax_grad},
     };
     for (size_t i = 0; i < sizeof table / sizeof *table; i++)
         if (!strcmp(table[i].op, node->op) && !strcmp(table[i].domain, node->domain))
