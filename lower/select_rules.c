@@ -128,10 +128,11 @@ static int full_shape(const selecting *w, int i, int64_t dims[64], int *at)
     if (lower_is_constant(v) || !v->content)
         return select_ints(w, NULL, i, dims, &given);
     for (int d = 0; d < v->ncontent && d < 64; d++) {
-        bool counts = v->content[d].symbol == w->s->symbol;
-        if (v->content[d].size < 0 && (!counts || *at >= 0))
+        const char *symbol = v->content[d].symbol;
+        bool counts = symbol == w->s->symbol, rest = symbol && !strcmp(symbol, "-1");
+        if (v->content[d].size < 0 && !rest && (!counts || *at >= 0))
             return -1;
-        dims[d] = counts ? w->s->n : v->content[d].size;
+        dims[d] = counts ? w->s->n : rest ? -1 : v->content[d].size;
         *at = counts ? d : *at;
     }
     return v->ncontent <= 64 ? v->ncontent : -1;
