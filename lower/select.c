@@ -38,9 +38,8 @@ mtbal_value *select_where(selecting *w, mtbal_value *x, int axis, mtbal_value *o
     for (int d = 1; d < n; d++)
         dims[d] = 1;
     mtbal_value *m = mtbal_emit_reshape(&w->b, w->s->chosen, mtbal_const_i64s(&w->b, n, dims));
-    mtbal_value *filled = mtbal_emit(&w->b, "Where", m, x, otherwise);
     w->renewed = true;
-    return filled;
+    return mtbal_emit(&w->b, "Where", m, x, otherwise);
 }
 
 mtbal_value *select_flat(selecting *w, mtbal_value *x)
@@ -77,10 +76,10 @@ bool select_is_grid(lowering *l, const selection *s, const mtbal_value *x, const
 
 void select_turn_grid(selecting *w)
 {
-    place *in = lower_place(w->l, w->node->in[0]), *out = lower_place(w->l, w->node->out[0]);
+    place *out = lower_place(w->l, w->node->out[0]);
     if (!out)
         return;
-    in = lower_place(w->l, w->node->in[0]);
+    const place *in = lower_place(w->l, w->node->in[0]);
     out->grid = in->grid == SELECT_GRID ? SELECT_TURNED : SELECT_GRID;
     out->why = in->why;
 }
@@ -93,9 +92,12 @@ void select_fill(selecting *w, int i, double otherwise)
     mtbal_value *x = w->node->in[i];
     mtbal_value *y = select_where(w, x, axis, mtbal_const_scalar(&w->b, x->type.dtype, otherwise));
     place *p = y ? lower_place(w->l, y) : NULL;
-    if (p)
-        p->filled = true;
-    w->node->in[i] = y ? y : x;
+    if (!p) {
+        w->b.status = w->b.status == MTBAL_OK ? MTBAL_NOMEM : w->b.status;
+        return;
+    }
+    p->filled = true;
+    w->node->in[i] = y;
 }
 
 int select_ints(const selecting *w, const char *attr, int input, int64_t values[64], bool *given)
@@ -128,8 +130,8 @@ mtbal_value *select_size(selecting *w, int i, int n, const int64_t *axes)
 static bool same_constant(const mtbal_tensor *a, const mtbal_tensor *b)
 {
     return a && b && a->dtype == b->dtype && a->rank == b->rank && a->bytes == b->bytes &&
-           !memcmp(a->dims, b->dims, (size_t)a->rank * sizeof *a->dims) &&
-           !memcmp(a->data, b->data, a->bytes);
+           (!a->rank || !memcmp(a->dims, b->dims, (size_t)a->rank * sizeof *a->dims)) &&
+           (!a->bytes || !memcmp(a->data, b->data, a->bytes));
 }
 
 static bool same_attrs(const mtbal_attr *a, const mtbal_attr *b)
@@ -354,7 +356,8 @@ mtbal_status lower_select(lowering *l, mtbal_node *node, lower_walk *walk, bool 
     mtbal_builder_init(&w.b, node->graph, node, l->diag);
     for (int i = 0; i < node->nin; i++) {
         place *p = node->in[i] ? lower_place(l, node->in[i]) : NULL;
-        if (p && (node->in[i]->type.rank < 0 || (p->why && !p->grid)))
+        if (p && (node->in[i]->type.rank < 0 || node->in[i]->type.rank > SELECT_MAX_RANK ||
+                  (p->why && !p->grid)))
             return MTBAL_OK;
         if (p && p->grid && !reads_grid(l, w.s, node, i))
             MTBAL_TRY(make_grid(l, node->in[i]));
@@ -367,12 +370,12 @@ mtbal_status lower_select(lowering *l, mtbal_node *node, lower_walk *walk, bool 
 mtbal_status lower_select_outputs(lowering *l)
 {
     for (int i = 0; i < l->noutputs; i++) {
-        const place *p = lower_place(l, l->outputs[i]);
+        const mtbal_value *v = lower_resolve(l, l->outputs[i]);
+        const place *p = lower_place(l, v);
         if (!p)
             return mtbal_no_memory(l->diag);
-        if (p->selected && l->outputs[i]->def)
-            MTBAL_TRY(
-                lower_refuse(l, l->outputs[i]->def, "the size of its result depends on data"));
+        if (p->selected && v->def)
+            MTBAL_TRY(lower_refuse(l, v->def, "the size of its result depends on data"));
     }
     return MTBAL_OK;
 }

@@ -5,6 +5,8 @@
 
 #include "lower/lowering.h"
 
+enum { SELECT_MAX_RANK = 32 };
+
 struct selection {
     selection *next;
     const mtbal_value *mask;

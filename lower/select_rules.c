@@ -33,7 +33,7 @@ static bool elementwise(selecting *w)
             return false;
         right = here >= 0 ? here : right;
     }
-    for (int i = 0; i < w->node->nin; i++)
+    for (int i = 0; i < w->node->nin && right >= 0; i++)
         if (select_given(w, i) && select_axis(w, i) < 0 && type_of(w, i)->rank >= right &&
             type_of(w, i)->dims[type_of(w, i)->rank - right].size != 1)
             return false;
@@ -160,11 +160,13 @@ static bool expand(selecting *w)
     int at, n = full_shape(w, 1, dims, &at), axis = select_axis(w, 0);
     const mtbal_type *x = type_of(w, 0);
     int right = axis >= 0 ? x->rank - axis : n - at; /* the selected axis, from the last */
+    if (n < 0 || (axis < 0 && at < 0))
+        return false;
     int rank = x->rank > n ? x->rank : n;
     bool meets = axis < 0 ? x->rank < right || x->dims[x->rank - right].size == 1
                           : n < right || dims[n - right] == 1 || n - at == right;
     w->axis = rank - right;
-    return n >= 0 && meets && set_shape(w, 1, n, dims);
+    return meets && set_shape(w, 1, n, dims);
 }
 
 /* The axis stays where the same number of elements lies before it. */
