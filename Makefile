@@ -9,6 +9,7 @@
 # make test-examples   training loops in stock ONNX Runtime: Python, Node.js, C, a page in Chromium
 # make web        the page: a folder to serve, build/web
 # make test-torch compares calibrations with an independent PyTorch program (installs torch into .venv-torch)
+# make test-opinfo compares gradients of single operators with PyTorch's (ARGS="--exporter dynamo --opset 23")
 # make test-networks compares whole networks from PyTorch's exporters (the same)
 # make bench      measures
 # make bench-flops    counts what a step multiplies
@@ -42,7 +43,7 @@ TEST_X  := $(TESTS:tests/%.c=$(BUILD)/tests/%)
 LIB     := $(BUILD)/libmtbal.a
 PROTO   ?= /usr/include/onnx/onnx.proto
 
-.PHONY: all clean deps demo web test test-run strict sanitize valgrind conformance test-ort test-examples test-torch test-networks bench bench-flops bench-balance format test-emit test-cross bench-emit
+.PHONY: all clean deps demo web test test-run strict sanitize valgrind conformance test-ort test-examples test-torch test-opinfo test-networks bench bench-flops bench-balance format test-emit test-cross bench-emit
 all: $(TOOLS)
 
 # ---------------------------------------------------------------- what a fresh Debian machine needs
@@ -116,6 +117,11 @@ test-networks: deps
 conformance: deps
 	@$(MAKE) --no-print-directory $(BUILD)/tests/conformance/conformance
 	@$(BUILD)/tests/conformance/conformance $(or $(DATA),tests/data/onnx_training)
+
+ARGS     ?=
+test-opinfo: deps
+	@$(MAKE) --no-print-directory all
+	@BIN=$(BIN) sh tests/torch/opinfo.sh $(ARGS)
 
 # Emitted C: every dialect and checker; other processors.
 test-emit: deps

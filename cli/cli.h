@@ -179,7 +179,8 @@ typedef struct cli_emission {
     int64_t batch;       /* 0: the model's own, else 32 */
     cli_list shapes;     /* --input-shape: NAME:D0,D1,.. */
 } cli_emission;
-/* Checks what was typed: MTBAL_USAGE before anything is written. */
+/* Checks what was typed, before anything is written: MTBAL_USAGE; MTBAL_IO where the folder cannot
+ * be made. */
 mtbal_status cli_emission_check(const cli_emission *e, mtbal_arena *arena, mtbal_diag *diag);
 /* Lowers the model in the file and writes it as a folder of C. *info: how large it became. */
 mtbal_status cli_emit(const cli_emission *e, const char *path, mtbal_plan_info *info,

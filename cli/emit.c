@@ -35,18 +35,33 @@ static mtbal_status parse_shape(const char *text, mtbal_bind *bind, mtbal_arena 
     return bind->name ? MTBAL_OK : mtbal_no_memory(diag);
 }
 
+/* The folder stands, or can be made: known before anything is written. */
+static mtbal_status check_folder(const char *path, mtbal_arena *arena, mtbal_diag *diag)
+{
+    struct stat st;
+    const char *slash = strrchr(path, '/');
+    const char *parent =
+        slash ? mtbal_arena_printf(arena, "%.*s/", (int)(slash - path), path) : ".";
+    if (!parent)
+        return mtbal_no_memory(diag);
+    if (stat(path, &st) == 0 ? S_ISDIR(st.st_mode) : access(parent, W_OK) == 0)
+        return MTBAL_OK;
+    return mtbal_fail(diag, MTBAL_IO, path, "name a folder that can be made", "no folder: %s",
+                      stat(path, &st) == 0 ? "a file of that name" : strerror(errno));
+}
+
 mtbal_status cli_emission_check(const cli_emission *e, mtbal_arena *arena, mtbal_diag *diag)
 {
     mtbal_bind bind;
-    if (!e->folder && (e->batch || e->shapes.count || e->weights))
+    if (!e->folder && (e->shapes.count || e->weights))
         return mtbal_fail(diag, MTBAL_USAGE, "--emit-c", "add --emit-c DIR, or leave them out",
-                          "--batch, --input-shape and --emit-weights say how to emit C");
+                          "--input-shape and --emit-weights say how to emit C");
     if (e->weights && strcmp(e->weights, "c") && strcmp(e->weights, "file"))
         return mtbal_fail(diag, MTBAL_USAGE, "--emit-weights", "choose from c, file",
                           "'%s' is no form of weights", e->weights);
     for (int i = 0; i < e->shapes.count; i++)
         MTBAL_TRY(parse_shape(e->shapes.items[i], &bind, arena, diag));
-    return MTBAL_OK;
+    return e->folder ? check_folder(e->folder, arena, diag) : MTBAL_OK;
 }
 
 typedef struct emission {

@@ -544,6 +544,9 @@ static mtbal_status rewrite(report *r, mtbal_model **model, mtbal_arena *arena, 
     MTBAL_TRY(make_options(&o, diag));
     MTBAL_TRY(check_target(diag));
     MTBAL_TRY(cli_emission_check(&a.emit, arena, diag));
+    if (a.emit.batch && !a.emit.folder && !a.calibrate)
+        return mtbal_fail(diag, MTBAL_USAGE, "--batch", "add --emit-c DIR or --calibrate TRAIN.npz",
+                          "nothing here has a batch");
     double start = cli_seconds();
     MTBAL_TRY(mtbal_onnx_read(r->in, model, diag));
     r->ops.arena = arena;

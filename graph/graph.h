@@ -503,6 +503,12 @@ mtbal_value *mtbal_emit_sum_to(mtbal_builder *b, mtbal_value *x, mtbal_value *li
  * replaced by the model's own. */
 mtbal_status mtbal_builder_function(mtbal_builder *b, const char *text);
 
+/* ------------------------------------------------------------------ compound.c */
+
+/* Emits what the node computes in simpler operators; y [nout], NULL before: its results (NULL: an
+ * output that is not given). Returns NULL, or why it cannot, after which `y` says nothing. */
+const char *mtbal_write_out(mtbal_builder *b, const mtbal_node *node, mtbal_value **y);
+
 /* ------------------------------------------------------------------ infer.c, ops/: shape inference
  */
 

@@ -3,6 +3,7 @@
 #include "passes/gradients/gradients.h"
 #include "passes/internal.h"
 
+#include <assert.h>
 #include <string.h>
 
 /* Adds a contribution to a value's cotangent. */
@@ -64,6 +65,76 @@ static mtbal_status cross(mtbal_sweep *s, mtbal_node *node, mtbal_gradient_fn *r
             accumulate(s, g.x[i], part);
         }
     return s->b->status;
+}
+
+/* Nodes behind `before`: which values depend on those marked. */
+static void mark_dependent(mtbal_node *first, bool *active, int n)
+{
+    for (mtbal_node *node = first; node; node = node->next) {
+        bool any = mtbal_reads(node, active, n);
+        for (int i = 0; i < node->nout; i++)
+            if (node->out[i])
+                active[node->out[i]->id] = any && mtbal_dtype_is_float(node->out[i]->type.dtype);
+    }
+}
+
+/* From the results y of the nodes behind `before` to the operands that are wanted. */
+static mtbal_status cross_written(mtbal_gradient *g, mtbal_node *before, mtbal_value *const *y,
+                                  mtbal_sweep *s, bool *active)
+{
+    mtbal_graph *graph = g->b->graph;
+    for (int i = 0; i < g->nx; i++)
+        if (g->need[i])
+            active[g->x[i]->id] = true;
+    mark_dependent(before ? before->next : graph->first, active, s->nvalues);
+    for (int i = 0; i < g->ny; i++)
+        if (y[i] && g->dy[i] && active[y[i]->id])
+            accumulate(s, y[i], g->dy[i]);
+    for (mtbal_node *node = graph->last, *prev; node != before; node = prev) {
+        bool stop;
+        prev = node->prev;
+        mtbal_gradient_fn *rule = mtbal_gradient_rule(node->opcode, &stop);
+        if (stop || !mtbal_reads(node, active, s->nvalues))
+            continue;
+        assert(rule && "an operator is written out in those that have a rule");
+        MTBAL_TRY(cross(s, node, rule, g->diag));
+    }
+    for (int i = 0; i < g->nx; i++)
+        if (g->need[i]) {
+            g->dx[i] = s->cotangent[g->x[i]->id];
+            s->cotangent[g->x[i]->id] = NULL; /* an operand that is given twice */
+        }
+    return MTBAL_OK;
+}
+
+/* What the node computes is emitted once more, in simpler operators, and those are differentiated.
+ * The node itself stays as it is; what nobody uses of the formula is removed as dead. */
+mtbal_status mtbal_rule_written_out(mtbal_gradient *g)
+{
+    mtbal_model *model = g->b->graph->model;
+    mtbal_node *before = g->b->graph->last;
+    mtbal_value **y = mtbal_arena_array(model->arena, (size_t)g->ny, sizeof(mtbal_value *));
+    if (!y)
+        return mtbal_no_memory(g->diag);
+    const char *why = mtbal_write_out(g->b, g->node, y);
+    MTBAL_TRY(g->b->status);
+    if (why)
+        return mtbal_fail(g->diag, MTBAL_UNSUPPORTED, g->node->name, NULL, "%s", why);
+    size_t n = (size_t)model->nvalues;
+    mtbal_sweep s = {.graph = g->b->graph, .b = g->b, .nvalues = model->nvalues};
+    bool *active = mtbal_malloc(n * sizeof *active);
+    mtbal_value **cotangent = mtbal_malloc(n * sizeof *cotangent);
+    mtbal_status status = active && cotangent ? MTBAL_OK : mtbal_no_memory(g->diag);
+    if (status == MTBAL_OK) {
+        memset(active, 0, n * sizeof *active);
+        memset(cotangent, 0, n * sizeof *cotangent);
+        s.active = active;
+        s.cotangent = cotangent;
+        status = cross_written(g, before, y, &s, active);
+    }
+    mtbal_free(active);
+    mtbal_free(cotangent);
+    return status;
 }
 
 mtbal_status mtbal_differentiate(mtbal_sweep *s)

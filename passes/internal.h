@@ -93,6 +93,11 @@ bool mtbal_reads(mtbal_node *node, const bool *marked, int n);
 /* The gradient of an If: adds to the cotangents of what its branches read. */
 mtbal_status mtbal_cross_if(mtbal_sweep *sweep, mtbal_node *node, mtbal_diag *diag);
 
+/* ------------------------------------------------------------------ sequences.c */
+
+/* A node that makes or reads a sequence of known length becomes one of tensors. */
+mtbal_status mtbal_settle_sequence(mtbal_node *node, mtbal_diag *diag);
+
 /* ------------------------------------------------------------------ index.c */
 
 /* Values by name: of a list, or all that a graph itself defines. In `arena`. */

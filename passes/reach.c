@@ -19,12 +19,27 @@ static const struct settings {
     {"RoiAlign", 0x6},
 };
 
+/* BatchNormalization's fixed statistics, computed by the graph: an export that writes the training
+ * form so. Stored ones, also behind an Identity, are settings. */
+static unsigned computed_statistics(const mtbal_node *node)
+{
+    unsigned computed = 0;
+    if (!mtbal_node_is(node, "BatchNormalization") || mtbal_attr_i(node, "training_mode", 0))
+        return 0;
+    for (int i = 3; i < 5 && i < node->nin; i++) {
+        const mtbal_node *def = node->in[i] ? node->in[i]->def : NULL;
+        if (def && !mtbal_node_is(def, "Identity") && !mtbal_node_is(def, "Constant"))
+            computed |= 1u << i;
+    }
+    return computed;
+}
+
 unsigned mtbal_settings_of(const mtbal_node *node)
 {
     if (!*node->domain)
         for (size_t i = 0; i < sizeof settings / sizeof *settings; i++)
             if (!strcmp(settings[i].op, node->op))
-                return settings[i].operands;
+                return settings[i].operands & ~computed_statistics(node);
     return 0;
 }
 

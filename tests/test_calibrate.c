@@ -606,11 +606,11 @@ START_TEST(test_rewrite_calibrate)
     mtbal_model_free(model);
     steps_network_data(files_path("net.npz"), 320, 1, 10, false);
     rewrite_command("two.onnx", "--set lr=0.01", 0, "2 tasks");
-    snprintf(arguments, sizeof arguments, "%s --data %s", files_path("two.onnx"),
+    snprintf(arguments, sizeof arguments, "%s --data %s --batch 40", files_path("two.onnx"),
              files_path("net.npz"));
     free(run_command("mtbal-calibrate", arguments, &code));
     ck_assert_int_eq(code, 0);
-    snprintf(more, sizeof more, "--set lr=0.01 --calibrate %s", files_path("net.npz"));
+    snprintf(more, sizeof more, "--set lr=0.01 --batch 40 --calibrate %s", files_path("net.npz"));
     rewrite_command("one.onnx", more, 0, "calibrated");
     ck_assert(files_equal(files_path("one.onnx"), files_path("two.onnx")));
     int before = files_count();

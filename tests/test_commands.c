@@ -74,6 +74,8 @@ static const struct bad_input {
      "lower the learning rate"},
     {"the network of a text", "cp README.md $D/m.onnx", "$B/mtbal-rewrite --inference $D/m.onnx $O",
      4, "m.onnx"},
+    {"C in no folder", "", "$B/mtbal-rewrite " MODEL " $O --emit-c $D/none/c", 5, "none"},
+    {"C in a file", ": > $D/c", "$B/mtbal-rewrite " MODEL " $O --emit-c $D/c", 5, "a file"},
     {"an output in no folder", "", "$B/mtbal-rewrite " MODEL " $D/none/o.onnx", 5, "none"},
 };
 

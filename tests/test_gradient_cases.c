@@ -28,8 +28,6 @@ static const char *const excused[][2] = {
      "the export writes the norm as a power, infinite slope at 0"},
     {"op_masked_normalize_0",
      "the export adds an epsilon that PyTorch's own gradient does not see: 9e-4"},
-    {"op_nn_functional_avg_pool3d_6",
-     "ceil_mode: ONNX and PyTorch count hanging windows differently"},
 };
 
 static char *names[MAX_CASES];

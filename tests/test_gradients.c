@@ -116,7 +116,18 @@ static const rule_case cases[] = {
      "\"align_corners\"> (a, , , s)"},
     {17, "a[1,1,4,4]",
      "s = Constant <value = float[4] {1, 1, 2, 0.5}> () "
-     "y = Resize < mode = \"nearest\"> (a, , s)"},
+     "y = Resize <mode = \"nearest\"> (a, , s)"},
+    {18, "a[1,1,5,7]",
+     "s = Constant <value = int64[2] {3, 4}> () "
+     "y = Resize <mode = \"linear\", antialias = 1, axes = [2, 3]> (a, , , s)"},
+    {18, "a[1,1,5,7]",
+     "s = Constant <value = int64[4] {1, 1, 2, 9}> () "
+     "y = Resize <mode = \"cubic\", antialias = 1, exclude_outside = 1> (a, , , s)"},
+    {17, "a[1,1,4,5]",
+     "r = Constant <value = float[8] {0, 0, 0.2, -0.3, 1, 1, 0.9, 0.8}> () "
+     "s = Constant <value = int64[4] {1, 1, 4, 6}> () "
+     "y = Resize <mode = \"linear\", coordinate_transformation_mode = \"tf_crop_and_resize\", "
+     "extrapolation_value = 0.4> (a, r, , s)"},
     /* normalisation */
     {17, "a[3,2,4] b[2] c[2]",
      "m = Constant <value = double[2] {0.1, 0.2}> () v = Constant <value = double[2] {1, 2}> () "
@@ -202,6 +213,85 @@ static const rule_case cases[] = {
     {18, "a[4,3] b[2,3]",
      "i = Constant <value = int64[2,1] {2, 2}> () "
      "y = ScatterND <reduction = \"add\"> (a, i, b)"},
+    /* written out in other operators (graph/compound.c) */
+    {18, "a[2,4,3] b[2] c[2]", "y = GroupNormalization <num_groups = 2> (a, b, c)"},
+    {21, "a[2,4,3,2] b[4] c[4]", "y = GroupNormalization <num_groups = 2> (a, b, c)"},
+    {23, "a[2,3,4] b[3,4]", "y = RMSNormalization <axis = 1> (a, b)"},
+    {17, "a[2,3,2,3]", "y = MeanVarianceNormalization (a)"},
+    {17, "a[2,5,3]", "y = LRN <size = 4, alpha = 0.5, beta = 0.7, bias = 1.5> (a)"},
+    {17, "a[1,2,5,4]",
+     "y = LpPool <kernel_shape = [3, 2], strides = [2, 1], pads = [1, 0, 0, 1]> (a)"},
+    {17, "a[1,2,5]", "y = LpPool <kernel_shape = [2], p = 3> (a)"},
+    {17, "a[1,2,5]", "y = LpPool <kernel_shape = [2], p = 1> (a)"},
+    {17, "a[2,2,3,2]", "y = GlobalLpPool <p = 3> (a)"},
+    {17, "a[1,2,2,2]",
+     "i = Constant <value = int64[1,2,2,2] {5, 7, 13, 15, 16, 19, 26, 31}> () "
+     "y = MaxUnpool <kernel_shape = [2, 2], strides = [2, 2]> (a, i)"},
+    {23, "q[2,4,3,4] k[2,2,5,4] v[2,2,5,2] m[3,5]", "y = Attention (q, k, v, m)"},
+    {23, "q[2,3,8] k[2,3,4] v[2,3,4]",
+     "y = Attention <q_num_heads = 4, kv_num_heads = 2, is_causal = 1, softcap = 1.5, "
+     "scale = 0.7> (q, k, v)"},
+    {23, "q[1,2,2,4] k[1,2,3,4] v[1,2,3,4] p[1,2,2,4] r[1,2,2,4]",
+     "m = Constant <value = bool[2,5] {1, 0, 1, 1, 0, 0, 0, 0, 0, 0}> () "
+     "y, z = Attention <is_causal = 1> (q, k, v, m, p, r)"},
+    {23, "a[2,2,3,4] c[3,2] s[3,2]",
+     "p = Constant <value = int64[2,3] {0, 1, 2, 2, 0, 1}> () y = RotaryEmbedding (a, c, s, p)"},
+    {23, "a[2,3,12] c[2,3,2] s[2,3,2]",
+     "y = RotaryEmbedding <num_heads = 2, interleaved = 1, rotary_embedding_dim = 4> (a, c, s)"},
+    {20, "a[2,2,3]", "s = Constant <value = int64[4] {2, 1, 3, 4}> () y = AffineGrid (a, s)"},
+    {20, "a[1,3,4]",
+     "s = Constant <value = int64[5] {1, 1, 2, 3, 2}> () "
+     "y = AffineGrid <align_corners = 1> (a, s)"},
+    {18, "a[5,4]", "s = Constant <value = int64[2] {2, 7}> () y = CenterCropPad (a, s)"},
+    {18, "a[5,4,3]",
+     "s = Constant <value = int64[2] {6, 3}> () y = CenterCropPad <axes = [2, -2]> (a, s)"},
+    {17, "a[3,4]", "c = Constant <value = bool[3] {1, 0, 1}> () y = Compress <axis = -1> (a, c)"},
+    {17, "a[2,3]", "c = Constant <value = bool[5] {0, 1, 1, 0, 1}> () y = Compress (a, c)"},
+    {25, "a[2,3] b[2,3]", "y = SwiGLU <alpha = 1.3> (a, b)"},
+    {9, "a[3,3] b[2,3]",
+     "i = Constant <value = int64[2,3] {1, 0, 2, 0, 2, 1}> () y = Scatter (a, i, b)"},
+    {9, "a[1,1,2,3]",
+     "s = Constant <value = float[4] {1, 1, 2, 1.5}> () y = Upsample <mode = \"linear\"> (a, s)"},
+    {26, "a[2,4,3]", "x = Constant <value = int64 {1}> () y = CumProd (a, x)"},
+    {26, "a[2,4]",
+     "x = Constant <value = int64 {-1}> () y = CumProd <exclusive = 1, reverse = 1> (a, x)"},
+    {24, "a[2,5,3] b[2,2,3]",
+     "w = Constant <value = int64[2] {1, 3}> () y = TensorScatter (a, b, w)"},
+    {24, "a[2,2,4] b[2,2,3]",
+     "w = Constant <value = int64[2] {1, 3}> () "
+     "y = TensorScatter <axis = -1, mode = \"circular\"> (a, b, w)"},
+    {18, "a[2,12,6]",
+     "s = Constant <value = int64[2] {4, 4}> () k = Constant <value = int64[2] {2, 3}> () "
+     "y = Col2Im (a, s, k)"},
+    {18, "a[1,8,9]",
+     "s = Constant <value = int64[2] {5, 4}> () k = Constant <value = int64[2] {2, 2}> () "
+     "y = Col2Im <strides = [2, 1], pads = [1, 0, 0, 1], dilations = [1, 2]> (a, s, k)"},
+    {16, "a[2,2,3,4] g[2,2,3,2]", "y = GridSample (a, g)"},
+    {16, "a[1,2,3,4] g[1,2,3,2]",
+     "y = GridSample <padding_mode = \"border\", align_corners = 1> (a, g)"},
+    {16, "a[1,2,3,4] g[1,2,3,2]",
+     "y = GridSample <mode = \"bicubic\", padding_mode = \"reflection\"> (a, g)"},
+    {20, "a[1,2,3,4] g[1,2,3,2]", "y = GridSample <mode = \"cubic\"> (a, g)"},
+    {20, "a[1,2,2,3,2] g[1,2,1,3,3]",
+     "y = GridSample <mode = \"linear\", padding_mode = \"reflection\"> (a, g)"},
+    {20, "a[1,2,3,4] g[1,2,3,2]", "y = GridSample <mode = \"nearest\"> (a, g)"},
+    {22, "a[2,4,4,5] w[2,2,2,3] o[2,24,2,4] b[2] m[2,12,2,4]",
+     "y = DeformConv <group = 2, offset_group = 2, strides = [2, 1], pads = [0, 1, 1, 0], "
+     "dilations = [2, 1]> (a, w, o, b, m)"},
+    {19, "a[1,2,4,4] w[3,2,2,2] o[1,8,3,3]", "y = DeformConv (a, w, o)"},
+    {16, "a[2,2,5,6] r[2,4]",
+     "i = Constant <value = int64[2] {1, 0}> () k = Constant <value = double[4] {0, 0, 3, 3}> () "
+     "q = Abs (r) s = Add (q, k) y = RoiAlign <output_height = 2, output_width = 3, "
+     "sampling_ratio = 2, spatial_scale = 0.9> (a, s, i)"},
+    {20, "a[2,5,1]", "y = DFT <onesided = 1> (a)"},
+    {20, "a[2,5,3,2]",
+     "n = Constant <value = int64 {4}> () x = Constant <value = int64 {1}> () y = DFT (a, n, x)"},
+    {17, "a[2,4,2]", "y = DFT <inverse = 1, onesided = 1> (a)"},
+    {17, "a[3,4,2]", "n = Constant <value = int64 {5}> () y = DFT <inverse = 1, axis = 0> (a, n)"},
+    {17, "a[2,9,1] w[4]", "s = Constant <value = int64 {2}> () y = STFT (a, s, w)"},
+    {17, "a[1,7,2]",
+     "s = Constant <value = int64 {3}> () n = Constant <value = int64 {4}> () "
+     "y = STFT <onesided = 0> (a, s, , n)"},
     /* recurrent: all operands; each direction, layout, lengths, what of the outputs is used */
     {17, "x[4,2,3] w[1,12,3] r[1,12,3] b[1,24] h[1,2,3] c[1,2,3] p[1,9]",
      "y, z, q = LSTM <hidden_size = 3> (x, w, r, b, , h, c, p) k = Exp (q)"},

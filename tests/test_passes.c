@@ -513,13 +513,14 @@ static const said_case said_cases[] = {
      "no parameter lies on a differentiable path"},
     {"all nodes that block, and whom",
      MODEL("(float l, float m) <float[4,4] w = {1,2,3,4,5,6,7,8,9,1,2,3,4,5,6,7}, "
-           "int64[3] to = {-1,2,2}> {\n"
-           "  p = MatMul (x, w) c = Reshape (p, to) [first] a = GlobalLpPool (c)\n"
-           "  [second] b = LpPool <kernel_shape = [1]> (c)\n"
+           "int64[4] to = {-1,1,2,2}, float[1,5] r = {0,0,0,1,1}> {\n"
+           "  p = MatMul (x, w) c = Reshape (p, to)\n"
+           "  [first] a = MaxRoiPool <pooled_shape = [1, 1]> (c, r)\n"
+           "  [second] b = MaxRoiPool <pooled_shape = [2, 2]> (c, r)\n"
            "  l = ReduceMean <keepdims = 0> (a) m = ReduceMean <keepdims = 0> (b) }"),
      {0},
      MTBAL_UNSUPPORTED,
-     "node first (GlobalLpPool), blocks l\n  node second (LpPool), blocks m"},
+     "node first (MaxRoiPool), blocks l\n  node second (MaxRoiPool), blocks m"},
     {"a loop that only the run can count",
      HEAD(17) "g (float[2] x, int64 n) => (float l) <float[2] w = {1,2}> {\n"
               "  [count] y = Loop (n, , x) <body = b (int64 i, bool c, float[2] h) => (bool d, "

@@ -3,26 +3,14 @@
 
 #include <string.h>
 
-/* ------------------------------------------------------------------ normalisations */
-
-/* (x - mean) / (sqrt(E[x^2] - mean^2) + 1e-9) */
-EXPAND(mean_variance_normalization)
+/* What the graph's floor writes out, gradients are made of too. */
+EXPAND(written_out)
 {
-    static const int64_t usual[] = {0, 2, 3};
-    mtbal_builder *b = e->b;
-    mtbal_value *x = expand_in(e, 0);
-    const int64_t *axes;
-    int n = mtbal_attr_ints(e->node, "axes", &axes);
-    if (n < 0) {
-        n = 3;
-        axes = usual;
-    }
-    mtbal_value *mean = mtbal_emit_reduce(b, "ReduceMean", x, n, axes, true);
-    mtbal_value *squares = mtbal_emit_reduce(b, "ReduceMean", MUL(x, x), n, axes, true);
-    mtbal_value *sd = UNARY("Sqrt", SUB(squares, MUL(mean, mean)));
-    e->out[0] = DIV(SUB(x, mean), ADD(sd, LIKE(x, 1e-9)));
+    mtbal_write_out(e->b, e->node, e->out);
     return MTBAL_OK;
 }
+
+/* ------------------------------------------------------------------ normalisations */
 
 EXPAND(lp_normalization)
 {
@@ -37,66 +25,6 @@ EXPAND(lp_normalization)
     /* a norm of 0 gives 0, as ONNX's reference does */
     mtbal_value *none = OP2("Equal", norm, LIKE(x, 0));
     e->out[0] = DIV(x, WHERE(none, LIKE(x, 1), norm));
-    return MTBAL_OK;
-}
-
-/* The computing type of normalisations: stash_type, float by default. */
-static mtbal_dtype stash_type(const mtbal_node *node, const mtbal_value *x)
-{
-    mtbal_dtype asked = (mtbal_dtype)mtbal_attr_i(node, "stash_type", MTBAL_FLOAT);
-    return x->type.dtype == MTBAL_DOUBLE ? MTBAL_DOUBLE : asked;
-}
-
-EXPAND(rms_normalization)
-{
-    mtbal_builder *b = e->b;
-    mtbal_value *x = expand_in(e, 0), *scale = expand_in(e, 1);
-    if (!x || !scale)
-        return MTBAL_OK;
-    int rank = x->type.rank, n = 0;
-    int64_t axis = mtbal_attr_i(e->node, "axis", -1), axes[64];
-    for (int64_t d = axis < 0 ? axis + rank : axis; d >= 0 && d < rank && n < 64; d++)
-        axes[n++] = d;
-    mtbal_value *u = mtbal_emit_cast(b, x, stash_type(e->node, x));
-    mtbal_value *squares = mtbal_emit_reduce(b, "ReduceMean", MUL(u, u), n, axes, true);
-    mtbal_value *epsilon = LIKE(u, mtbal_attr_f(e->node, "epsilon", 1e-5));
-    mtbal_value *normal = DIV(u, UNARY("Sqrt", ADD(squares, epsilon)));
-    e->out[0] = MUL(mtbal_emit_cast(b, normal, x->type.dtype), scale);
-    if (e->out[0] && scale->type.dtype != x->type.dtype)
-        e->out[0] = MUL(mtbal_emit_cast(b, normal, scale->type.dtype), scale);
-    return MTBAL_OK;
-}
-
-/* Groups of channels are normalised together; scale and bias are per channel since opset 21, per
- * group before. */
-EXPAND(group_normalization)
-{
-    mtbal_builder *b = e->b;
-    mtbal_value *x = expand_in(e, 0), *scale = expand_in(e, 1), *bias = expand_in(e, 2);
-    int64_t groups = mtbal_attr_i(e->node, "num_groups", 1), one = 1, two = 2;
-    if (!x || !scale || !bias || x->type.rank < 2 || groups < 1 || expand_dim(x, 1) % groups)
-        return MTBAL_OK;
-    int64_t n = expand_dim(x, 0), c = expand_dim(x, 1), whole[64];
-    int64_t per_group = n > 0 && c > 0 ? mtbal_shape_count(&x->type) / (n * groups) : 0;
-    int rank = x->type.rank > 64 ? 64 : x->type.rank;
-    for (int d = 0; d < rank; d++)
-        whole[d] = expand_dim(x, d);
-    mtbal_value *u = mtbal_emit_cast(b, x, stash_type(e->node, x));
-    mtbal_value *x3 = expand_reshape(b, u, 3, (int64_t[]){n, groups, per_group});
-    mtbal_value *mean = mtbal_emit_reduce(b, "ReduceMean", x3, 1, &two, true);
-    mtbal_value *centred = SUB(x3, mean);
-    mtbal_value *var = mtbal_emit_reduce(b, "ReduceMean", MUL(centred, centred), 1, &two, true);
-    mtbal_value *epsilon = LIKE(u, mtbal_attr_f(e->node, "epsilon", 1e-5));
-    mtbal_value *normal = DIV(centred, UNARY("Sqrt", ADD(var, epsilon)));
-    bool per_channel = expand_dim(scale, 0) == c && (c != groups || e->l->opset >= 21);
-    int64_t parts = per_channel ? c : groups;
-    mtbal_value *back = mtbal_emit_cast(
-        b, expand_reshape(b, normal, 3, (int64_t[]){n, parts, c ? per_group * groups / parts : 0}),
-        x->type.dtype);
-    int64_t column[3] = {one, parts, one};
-    mtbal_value *y =
-        ADD(MUL(back, expand_reshape(b, scale, 3, column)), expand_reshape(b, bias, 3, column));
-    e->out[0] = expand_reshape(b, y, rank, whole);
     return MTBAL_OK;
 }
 
@@ -153,40 +81,12 @@ EXPAND(mish)
     return MTBAL_OK;
 }
 
-EXPAND(swiglu)
-{
-    mtbal_builder *b = e->b;
-    e->out[0] = MUL(silu(b, expand_in(e, 0), mtbal_attr_f(e->node, "alpha", 1)), expand_in(e, 1));
-    return MTBAL_OK;
-}
-
 /* ------------------------------------------------------------------ older names */
 
 EXPAND(scatter)
 {
     e->out[0] = mtbal_emit_attrs(e->b, "ScatterElements", 3, e->node->in, "axis=i",
                                  mtbal_attr_i(e->node, "axis", 0));
-    return MTBAL_OK;
-}
-
-/* Nearest takes the sample to the left; linear samples at i / scale. */
-EXPAND(upsample)
-{
-    mtbal_builder *b = e->b;
-    mtbal_value *x = expand_in(e, 0), *scales = expand_in(e, 1);
-    const mtbal_attr *listed = mtbal_attr_find(e->node, "scales");
-    const char *mode = mtbal_attr_s(e->node, "mode", "nearest");
-    if (!scales && listed && listed->kind == MTBAL_ATTR_FLOATS) {
-        int64_t n = listed->n;
-        scales = mtbal_const_tensor(
-            b, mtbal_tensor_new(e->l->model, MTBAL_FLOAT, 1, &n, listed->floats));
-    }
-    if (!x || !scales)
-        return MTBAL_OK;
-    mtbal_value *in[3] = {x, MTBAL_OMIT, scales};
-    e->out[0] = mtbal_emit_attrs(b, "Resize", 3, in,
-                                 "mode=s coordinate_transformation_mode=s nearest_mode=s",
-                                 strcmp(mode, "bilinear") ? mode : "linear", "asymmetric", "floor");
     return MTBAL_OK;
 }
 

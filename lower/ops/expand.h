@@ -38,28 +38,17 @@ int expand_ints(const expansion *e, int i, int64_t *values, int limit);
 
 #define EXPAND(name) mtbal_status expand_##name(expansion *e)
 
-EXPAND(mean_variance_normalization);
+EXPAND(written_out);
 EXPAND(lp_normalization);
-EXPAND(rms_normalization);
-EXPAND(group_normalization);
 EXPAND(hardmax);
 EXPAND(swish);
 EXPAND(mish);
-EXPAND(swiglu);
 EXPAND(scatter);
-EXPAND(upsample);
 EXPAND(compress);
 EXPAND(center_crop_pad);
 EXPAND(affine_grid);
 EXPAND(einsum);
-EXPAND(attention);
-EXPAND(rotary_embedding);
-EXPAND(hann_window);
-EXPAND(hamming_window);
-EXPAND(blackman_window);
 EXPAND(mel_weight_matrix);
-EXPAND(dft);
-EXPAND(stft);
 EXPAND(lstm);
 EXPAND(gru);
 EXPAND(rnn);

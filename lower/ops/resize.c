@@ -38,12 +38,13 @@ static const char *read_modes(const lowering *l, const mtbal_node *node, resizin
             transforms, 6),
         .nearest = index_of(
             mtbal_attr_s(node, "nearest_mode", old ? "floor" : "round_prefer_floor"), roundings, 4),
+        .antialias = mtbal_attr_i(node, "antialias", 0) != 0,
         .exclude = mtbal_attr_i(node, "exclude_outside", 0) != 0,
         .cubic = mtbal_attr_f(node, "cubic_coeff_a", -0.75),
         .extrapolation = mtbal_attr_f(node, "extrapolation_value", 0)};
     if (r->a.mode < 0 || r->a.transform < 0 || r->a.nearest < 0)
         return "an unknown mode";
-    return mtbal_attr_i(node, "antialias", 0) ? "antialias" : NULL;
+    return NULL;
 }
 
 /* Which axes, by how much. */
@@ -101,6 +102,9 @@ mtbal_status lower_resize(lowering *l, mtbal_node *node)
         why = read_scales(l, node, x, y, &r);
     if (why)
         return lower_refuse(l, node, "%s", why);
+    for (int i = 0; i < r.naxes && r.a.antialias; i++)
+        if (r.scale[i] * RT_RESIZE_TAPS < 8)
+            return lower_refuse(l, node, "antialias over more than %d elements", RT_RESIZE_TAPS);
     int last = -1;
     bool crop = r.a.transform == CROP;
     for (int i = 0; i < r.naxes; i++)

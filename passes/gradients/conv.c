@@ -330,6 +330,47 @@ mtbal_status mtbal_rule_max_pool(mtbal_gradient *g)
     return MTBAL_OK;
 }
 
+/* The share of a window that counts in each mean, as a pool of ones (N, C, O..): padding counts
+ * with count_include_pad, what hangs over the padding's end (ceil_mode) never. A frame that is
+ * widened by one stride gives a floor-mode pool all windows of ceil_mode, and perhaps one more,
+ * which is cut. */
+static mtbal_value *counted_share(mtbal_gradient *g, const window *w, bool ceil_mode)
+{
+    mtbal_builder *b = g->b;
+    int64_t pads[2 * (MAX_SPATIAL + 2)] = {0}, hang[2 * (MAX_SPATIAL + 2)] = {0}, axes[MAX_SPATIAL],
+                                    zeros[MAX_SPATIAL] = {0}, two = 2;
+    int rank = w->n + 2;
+    for (int i = 0; i < w->n; i++) {
+        pads[i + 2] = w->pad[i];
+        pads[rank + i + 2] = w->pad[i + w->n];
+        hang[rank + i + 2] = ceil_mode ? w->stride[i] - 1 : 0;
+        axes[i] = i + 2;
+    }
+    double padding = mtbal_attr_i(g->node, "count_include_pad", 0) ? 1 : 0;
+    mtbal_value *ones = mtbal_emit_fill_like(b, g->x[0], 1);
+    ones = mtbal_emit(b, "Pad", ones, mtbal_const_i64s(b, 2 * rank, pads),
+                      rule_scalar(b, g->x[0], padding));
+    if (ceil_mode)
+        ones = mtbal_emit(b, "Pad", ones, mtbal_const_i64s(b, 2 * rank, hang));
+    mtbal_value *share;
+    mtbal_node *pool = mtbal_emit_node(b, "", "AveragePool", 1, &ones, 1, &share);
+    if (pool && mtbal_set_attrs(pool, "kernel_shape=I strides=I", w->n, w->kernel, w->n,
+                                w->stride) != MTBAL_OK)
+        return NULL;
+    for (int i = 0; pool && i < w->n; i++)
+        if (w->dilation[i] != 1) { /* an attribute since opset 19 */
+            if (mtbal_set_attrs(pool, "dilations=I", w->n, w->dilation) != MTBAL_OK)
+                return NULL;
+            break;
+        }
+    mtbal_emit_done(b, pool);
+    if (!ceil_mode)
+        return share;
+    return mtbal_emit(b, "Slice", share, mtbal_const_i64s(b, w->n, zeros),
+                      mtbal_emit_attrs(b, "Shape", 1, &g->y[0], "start=i", two),
+                      mtbal_const_i64s(b, w->n, axes));
+}
+
 /* Each window's mean spreads evenly over it: a transposed convolution, channel by channel, with a
  * kernel of ones, of dy divided by the number of elements that counted. */
 mtbal_status mtbal_rule_average_pool(mtbal_gradient *g)
@@ -338,31 +379,17 @@ mtbal_status mtbal_rule_average_pool(mtbal_gradient *g)
     mtbal_value *x = g->x[0], *dy = g->dy[0];
     window w;
     const int64_t flat[2] = {-1, 1};
-    if (!read_window(g->node, &x->type, NULL, &w) || x->type.rank != w.n + 2 ||
-        x->type.dims[1].size < 1)
-        return rule_unsupported(g,
-                                "pooling of a number of channels that is not known before the run");
+    if (!read_window(g->node, &x->type, NULL, &w))
+        return rule_unsupported(g, "SAME padding of a size that is not known before the run");
     bool padded = false, ceil_mode = mtbal_attr_i(g->node, "ceil_mode", 0);
     double area = 1;
     for (int i = 0; i < w.n; i++) {
         padded = padded || w.pad[i] || w.pad[i + w.n];
         area *= (double)w.kernel[i];
     }
-    /* how many elements counted in each window: the pool of ones, as a fraction of the area, where
-     * padding counts 0 */
     mtbal_value *share = rule_scalar(b, x, 1 / area);
-    if (padded || ceil_mode) {
-        mtbal_value *one = mtbal_emit_fill_like(b, x, 1), *inside;
-        mtbal_node *pool = mtbal_emit_node(b, "", "AveragePool", 1, &one, 1, &inside);
-        if (pool &&
-            mtbal_set_attrs(pool, "kernel_shape=I strides=I pads=I ceil_mode=i count_include_pad=i",
-                            w.n, w.kernel, w.n, w.stride, 2 * w.n, w.pad, (int64_t)ceil_mode,
-                            (int64_t)1) != MTBAL_OK)
-            return mtbal_no_memory(g->diag);
-        mtbal_emit_done(b, pool);
-        if (!mtbal_attr_i(g->node, "count_include_pad", 0))
-            share = DIV(share, inside);
-    }
+    if (ceil_mode || (padded && !mtbal_attr_i(g->node, "count_include_pad", 0)))
+        share = DIV(share, counted_share(g, &w, ceil_mode));
     /* channels join the batch: one convolution of one channel for all */
     mtbal_value *scaled = MUL(dy, share);
     mtbal_value *space = mtbal_emit_attrs(b, "Shape", 1, &g->y[0], "start=i", (int64_t)2);

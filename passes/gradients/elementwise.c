@@ -221,7 +221,7 @@ RULE(shrink)
     double lambda = mtbal_attr_f(g->node, "lambd", 0.5);
     CLOSE(rule_select(b, BINARY("Greater", UNARY("Abs", x), CONST(lambda)), dy));
 }
-RULE(clip) /* the mask is inclusive */
+RULE(clip) /* the mask is inclusive; what lies outside belongs to the bound */
 {
     OPEN;
     mtbal_value *inside = NULL;
@@ -230,6 +230,19 @@ RULE(clip) /* the mask is inclusive */
             mtbal_value *ok = BINARY(i == 1 ? "GreaterOrEqual" : "LessOrEqual", x, g->x[i]);
             inside = inside ? BINARY("And", inside, ok) : ok;
         }
+    mtbal_value *low = g->nx > 1 ? g->x[1] : NULL, *high = g->nx > 2 ? g->x[2] : NULL;
+    if (low && g->need[1]) {
+        mtbal_value *below = BINARY("Less", x, low);
+        if (high)
+            below = BINARY("And", below, BINARY("Less", low, high));
+        g->dx[1] = rule_select(b, below, dy);
+    }
+    if (high && g->need[2]) {
+        mtbal_value *above = BINARY("Greater", x, high);
+        if (low)
+            above = BINARY("Or", above, BINARY("Less", high, low));
+        g->dx[2] = rule_select(b, above, dy);
+    }
     CLOSE(inside ? rule_select(b, inside, dy) : dy);
 }
 RULE(cast)

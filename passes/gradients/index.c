@@ -82,9 +82,71 @@ RULE(gather_elements)
 RULE(gather_nd)
 {
     if (mtbal_attr_i(g->node, "batch_dims", 0))
-        return rule_unsupported(g, "GatherND with batch_dims");
+        return rule_by_positions(g);
     g->dx[0] = scatter(g, "ScatterND", mtbal_emit_fill_like(g->b, g->x[0], 0), g->x[1], g->dy[0],
                        false, true);
+    return MTBAL_OK;
+}
+
+/* (0, 1, 2, ..) in x's shape. */
+static mtbal_value *positions(mtbal_builder *b, mtbal_value *x)
+{
+    return mtbal_emit_reshape(b,
+                              mtbal_emit(b, "Range", mtbal_const_i64(b, 0),
+                                         mtbal_emit(b, "Size", x), mtbal_const_i64(b, 1)),
+                              mtbal_emit_shape(b, x));
+}
+
+static mtbal_value *flat(mtbal_builder *b, mtbal_value *x)
+{
+    const int64_t all = -1;
+    return mtbal_emit_reshape(b, x, mtbal_const_i64s(b, 1, &all));
+}
+
+/* dy added to zeros of x's shape at these positions. */
+static mtbal_value *add_at(mtbal_gradient *g, mtbal_value *at)
+{
+    mtbal_builder *b = g->b;
+    mtbal_value *in[3] = {flat(b, mtbal_emit_fill_like(b, g->x[0], 0)), flat(b, at),
+                          flat(b, g->dy[0])};
+    mtbal_value *sum =
+        mtbal_emit_attrs(b, "ScatterElements", 3, in, "axis=i reduction=s", (int64_t)0, "add");
+    return mtbal_emit_reshape(b, sum, mtbal_emit_shape(b, g->x[0]));
+}
+
+mtbal_status rule_by_positions(mtbal_gradient *g)
+{
+    mtbal_builder *b = g->b;
+    mtbal_value *in[8] = {positions(b, g->x[0])}, *at;
+    if (g->nx > 8)
+        return rule_unsupported(g, "more operands than the operator has");
+    for (int i = 1; i < g->nx; i++) /* the value that Pad fills with has another type */
+        in[i] = g->x[i] && !mtbal_dtype_is_float(g->x[i]->type.dtype) ? g->x[i] : MTBAL_OMIT;
+    mtbal_node *node = mtbal_emit_node(b, "", g->node->op, g->nx, in, 1, &at);
+    if (node)
+        node->attrs = g->node->attrs;
+    mtbal_emit_done(b, node);
+    g->dx[0] = add_at(g, at);
+    return MTBAL_OK;
+}
+
+/* The largest or smallest of x and the updates at each place: those that are it share dy evenly,
+ * as in PyTorch. */
+static mtbal_status scatter_extreme(mtbal_gradient *g, bool elements)
+{
+    mtbal_builder *b = g->b;
+    const char *op = elements ? "ScatterElements" : "ScatterND",
+               *gather = elements ? "GatherElements" : "GatherND";
+#define AT(v)                                                                             \
+    (elements ? mtbal_emit_attrs(b, gather, 2, (mtbal_value *[]){(v), g->x[1]}, "axis=i", \
+                                 rule_axis(g, 0))                                         \
+              : mtbal_emit(b, gather, (v), g->x[1]))
+    mtbal_value *kept = rule_mask(b, BINARY("Equal", g->x[0], g->y[0]), g->x[0]);
+    mtbal_value *taken = rule_mask(b, BINARY("Equal", g->x[2], AT(g->y[0])), g->x[0]);
+    mtbal_value *share = DIV(g->dy[0], scatter(g, op, kept, g->x[1], taken, elements, true));
+    g->dx[0] = MUL(kept, share);
+    g->dx[2] = MUL(taken, AT(share));
+#undef AT
     return MTBAL_OK;
 }
 
@@ -95,8 +157,10 @@ static mtbal_status scatter_rule(mtbal_gradient *g, bool elements)
     const char *op = elements ? "ScatterElements" : "ScatterND",
                *how = mtbal_attr_s(g->node, "reduction", "none");
     bool add = !strcmp(how, "add");
+    if (!strcmp(how, "max") || !strcmp(how, "min"))
+        return scatter_extreme(g, elements);
     if (!add && strcmp(how, "none"))
-        return rule_unsupported(g, "a scatter with reduction mul, max or min");
+        return rule_unsupported(g, "a scatter that multiplies");
     if (g->need[0]) {
         mtbal_value *zeros = g->x[2];
         if (!add)
@@ -118,6 +182,11 @@ RULE(scatter_elements)
 RULE(scatter_nd)
 {
     return scatter_rule(g, false);
+}
+
+RULE(compress)
+{
+    return rule_by_positions(g);
 }
 
 /* TopK: dy goes back to where the values came from. */

@@ -188,80 +188,12 @@ RULE(slice)
     return MTBAL_OK;
 }
 
-/* Sizes of dy, but x's along one axis. */
-static mtbal_value *shape_with(mtbal_gradient *g, mtbal_value *dy, int64_t axis)
-{
-    mtbal_builder *b = g->b;
-    mtbal_value *sizes[MAX_RANK],
-        *from[2] = {mtbal_emit_shape(b, dy), mtbal_emit_shape(b, g->x[0])};
-    int rank = g->x[0]->type.rank;
-    for (int64_t d = 0; d < rank; d++)
-        sizes[d] = mtbal_emit(b, "Gather", from[d == axis], mtbal_const_i64s(b, 1, &d));
-    return rank > 1 ? mtbal_emit_attrs(b, "Concat", rank, sizes, "axis=i", (int64_t)0) : sizes[0];
-}
-
-/* Padding along one axis by its own elements: a range that is padded the same way tells which. dy
- * summed over what has the same number. */
-static mtbal_value *fold_axis(mtbal_gradient *g, mtbal_value *dy, int64_t axis,
-                              const int64_t pads[2], const char *mode)
-{
-    mtbal_builder *b = g->b;
-    int64_t ones[MAX_RANK];
-    int rank = g->x[0]->type.rank;
-    for (int d = 0; d < rank; d++)
-        ones[d] = d == axis ? -1 : 1;
-    mtbal_value *size =
-        mtbal_emit(b, "Gather", mtbal_emit_shape(b, g->x[0]), mtbal_const_i64(b, axis));
-    mtbal_value *range = mtbal_emit(b, "Range", mtbal_const_i64(b, 0), size, mtbal_const_i64(b, 1));
-    mtbal_value *from = mtbal_emit_attrs(
-        b, "Pad", 2, (mtbal_value *[]){range, mtbal_const_i64s(b, 2, pads)}, "mode=s", mode);
-    mtbal_value *index =
-        mtbal_emit(b, "Expand", mtbal_emit_reshape(b, from, mtbal_const_i64s(b, rank, ones)),
-                   mtbal_emit_shape(b, dy));
-    mtbal_value *shape = shape_with(g, dy, axis);
-    mtbal_value *zeros = mtbal_emit_attrs(
-        b, "ConstantOfShape", 1, &shape, "value=t",
-        mtbal_tensor_new(b->graph->model, dy->type.dtype, 1, (int64_t[]){1}, NULL));
-    return mtbal_emit_attrs(b, "ScatterElements", 3, (mtbal_value *[]){zeros, index, dy},
-                            "axis=i reduction=s", axis, "add");
-}
-
-/* The modes reflect, edge and wrap, axis by axis. NULL: amounts that are not known. */
-static mtbal_value *fold_borders(mtbal_gradient *g, const char *mode)
-{
-    mtbal_value *dy = g->dy[0];
-    int rank = g->x[0]->type.rank;
-    const mtbal_tensor *t = g->x[1] ? g->x[1]->tensor : NULL,
-                       *axes = g->nx > 3 && g->x[3] ? g->x[3]->tensor : NULL;
-    bool some = g->nx > 3 && g->x[3];
-    int64_t n = axes ? axes->count : rank;
-    if (rank < 1 || rank > MAX_RANK || !t || !t->data || t->count != 2 * n ||
-        (some && (!axes || !axes->data)))
-        return NULL;
-    for (int64_t i = 0; i < n && dy; i++) {
-        int64_t axis = axes ? mtbal_tensor_i64(axes, i) : i,
-                pads[2] = {mtbal_tensor_i64(t, i), mtbal_tensor_i64(t, i + n)};
-        axis += axis < 0 ? rank : 0;
-        if (axis < 0 || axis >= rank)
-            return NULL;
-        if (pads[0] || pads[1])
-            dy = fold_axis(g, dy, axis, pads, mode);
-    }
-    return dy;
-}
-
-/* constant: the padding is cut off. */
 RULE(pad)
 {
     mtbal_builder *b = g->b;
     const char *mode = mtbal_attr_s(g->node, "mode", "constant");
-    if (strcmp(mode, "constant")) {
-        g->dx[0] = fold_borders(g, mode);
-        return g->dx[0] || b->status
-                   ? MTBAL_OK
-                   : rule_unsupported(g,
-                                      "padding by reflection, by amounts that only the run knows");
-    }
+    if (strcmp(mode, "constant")) /* each border element is a copy of an inner one */
+        return rule_by_positions(g);
     /* Pad again, by the negative amounts: what was cut off comes back as zeros. */
     mtbal_value *back = NEG(g->x[1]);
     mtbal_value *axes = g->nx > 3 && g->x[3] ? g->x[3] : MTBAL_OMIT;
@@ -313,5 +245,20 @@ RULE(reverse_sequence)
     g->dx[0] = mtbal_emit_attrs(g->b, "ReverseSequence", 2, in, "batch_axis=i time_axis=i",
                                 mtbal_attr_i(g->node, "batch_axis", 1),
                                 mtbal_attr_i(g->node, "time_axis", 0));
+    return MTBAL_OK;
+}
+
+/* What was cut off comes back as zeros, and the other way round. */
+RULE(center_crop_pad)
+{
+    mtbal_builder *b = g->b;
+    const int64_t *axes;
+    int n = mtbal_attr_ints(g->node, "axes", &axes);
+    mtbal_value *shape = mtbal_emit_shape(b, g->x[0]);
+    if (n >= 0)
+        shape = mtbal_emit(b, "Gather", shape, mtbal_const_i64s(b, n, axes));
+    mtbal_value *in[2] = {g->dy[0], shape};
+    g->dx[0] = n < 0 ? mtbal_emit_n(b, "CenterCropPad", 2, in)
+                     : mtbal_emit_attrs(b, "CenterCropPad", 2, in, "axes=I", n, axes);
     return MTBAL_OK;
 }

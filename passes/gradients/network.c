@@ -98,6 +98,17 @@ RULE(batch_norm)
     }
     if (g->need[2])
         g->dx[2] = mtbal_emit_reduce(b, "ReduceSum", dy, rank - 1, axes, false);
+    /* statistics that the graph computed: dmean = -scale sum(dy) / sd,
+     * dvar = -scale sum(dy (x - mean)) / (2 sd^3) */
+    mtbal_value *slope = g->need[3] || g->need[4] ? DIV(g->x[1], sd) : NULL;
+    if (g->need[3])
+        g->dx[3] = NEG(MUL(slope, mtbal_emit_reduce(b, "ReduceSum", dy, rank - 1, axes, false)));
+    if (g->need[4]) {
+        mtbal_value *centred = SUB(x, mtbal_emit_reshape(b, g->x[3], view));
+        mtbal_value *sum =
+            mtbal_emit_reduce(b, "ReduceSum", MUL(dy, centred), rank - 1, axes, false);
+        g->dx[4] = MUL(MUL(slope, sum), DIV(rule_scalar(b, x, -0.5), MUL(sd, sd)));
+    }
     return MTBAL_OK;
 }
 
@@ -310,7 +321,7 @@ RULE(nll_loss)
 /* Interpolation along one axis is a matrix: what the same Resize makes of the identity. So dX = A^T
  * dY, axis by axis, in every mode and coordinate transform. */
 static mtbal_value *axis_matrix(mtbal_gradient *g, mtbal_value *in_size, mtbal_value *out_size,
-                                mtbal_value *scale)
+                                mtbal_value *scale, mtbal_value *roi)
 {
     mtbal_builder *b = g->b;
     const int64_t zero = 0;
@@ -321,11 +332,11 @@ static mtbal_value *axis_matrix(mtbal_gradient *g, mtbal_value *in_size, mtbal_v
         mtbal_tensor_new(b->graph->model, g->x[0]->type.dtype, 1, (int64_t[]){1}, NULL));
     mtbal_value *eye = mtbal_emit(b, "EyeLike", zeros);
     mtbal_value *in[4] = {eye, MTBAL_OMIT, MTBAL_OMIT, MTBAL_OMIT}, *out;
-    const int64_t last[2] = {0, 1};
-    (void)last;
     mtbal_tensor *one = mtbal_tensor_new(b->graph->model, MTBAL_FLOAT, 1, (int64_t[]){1}, NULL);
     if (one)
         mtbal_tensor_set_f64(one, 0, 1);
+    if (roi)
+        in[1] = roi;
     if (scale)
         in[2] = mtbal_emit_attrs(
             b, "Concat", 2, (mtbal_value *[]){mtbal_const_tensor(b, one), scale}, "axis=i", zero);
@@ -336,7 +347,7 @@ static mtbal_value *axis_matrix(mtbal_gradient *g, mtbal_value *in_size, mtbal_v
     if (!node)
         return NULL;
     for (const mtbal_attr *a = g->node->attrs; a; a = a->next)
-        if (strcmp(a->name, "axes") && strcmp(a->name, "keep_aspect_ratio_policy") &&
+        if (strcmp(a->name, "axes") && strcmp(a->name, "extrapolation_value") &&
             (a->kind == MTBAL_ATTR_STRING || a->kind == MTBAL_ATTR_FLOAT ||
              a->kind == MTBAL_ATTR_INT)) {
             mtbal_status status = a->kind == MTBAL_ATTR_STRING  ? mtbal_set_s(node, a->name, a->s)
@@ -349,6 +360,22 @@ static mtbal_value *axis_matrix(mtbal_gradient *g, mtbal_value *in_size, mtbal_v
     return out;
 }
 
+/* The part of the region (starts, then ends) that is one axis's, for a matrix: (0, start, 1, end).
+ */
+static mtbal_value *axis_region(mtbal_gradient *g, int64_t at, int64_t n)
+{
+    mtbal_builder *b = g->b;
+    const int64_t pair[2] = {at, at + n}, columns[2] = {1, -1}, whole[2] = {0, 1}, flat = -1;
+    mtbal_value *ends = mtbal_emit(b, "Gather", g->x[1], mtbal_const_i64s(b, 2, pair));
+    mtbal_value *rows[2] = {mtbal_emit_cast(b, mtbal_const_i64s(b, 2, whole), g->x[1]->type.dtype),
+                            ends};
+    for (int i = 0; i < 2; i++)
+        rows[i] = mtbal_emit_reshape(b, rows[i], mtbal_const_i64s(b, 2, columns));
+    mtbal_value *both = mtbal_emit_attrs(b, "Concat", 2, rows, "axis=i", (int64_t)0);
+    return mtbal_emit_reshape(b, mtbal_emit_transpose(b, both, 2, (int64_t[]){1, 0}),
+                              mtbal_const_i64s(b, 1, &flat));
+}
+
 RULE(resize)
 {
     mtbal_builder *b = g->b;
@@ -357,12 +384,13 @@ RULE(resize)
         g->nx > 2 && g->x[2] && !(g->x[2]->tensor && g->x[2]->tensor->count == 0) ? g->x[2] : NULL;
     const int64_t *axes;
     int rank = x->type.rank, naxes = mtbal_attr_ints(g->node, "axes", &axes);
+    bool crop = !strcmp(mtbal_attr_s(g->node, "coordinate_transformation_mode", ""),
+                        "tf_crop_and_resize") &&
+                g->x[1];
     if (rank < 1 || rank > 8 ||
-        !strcmp(mtbal_attr_s(g->node, "coordinate_transformation_mode", ""),
-                "tf_crop_and_resize") ||
         strcmp(mtbal_attr_s(g->node, "keep_aspect_ratio_policy", "stretch"), "stretch"))
         return rule_unsupported(
-            g, "a Resize that crops, keeps the aspect ratio, or has an operand of unknown rank");
+            g, "a Resize that keeps the aspect ratio, or has an operand of unknown rank");
     mtbal_value *in_shape = mtbal_emit_shape(b, x), *out_shape = mtbal_emit_shape(b, g->y[0]);
     for (int64_t axis = 0; axis < rank; axis++) {
         int64_t at = naxes < 0 ? axis : -1, perm[8];
@@ -370,15 +398,17 @@ RULE(resize)
             at = axes[i] == axis || axes[i] + rank == axis ? i : at;
         bool unit = scales && scales->tensor && scales->tensor->data && at >= 0 &&
                     mtbal_tensor_f64(scales->tensor, at) == 1;
-        if (at < 0 || unit ||
-            (!scales && mtbal_dim_equal(x->type.dims[axis], g->y[0]->type.rank == rank
-                                                                ? g->y[0]->type.dims[axis]
-                                                                : (mtbal_dim){-1, NULL})))
+        if (at < 0 || (!crop && unit) ||
+            (!crop && !scales &&
+             mtbal_dim_equal(x->type.dims[axis], g->y[0]->type.rank == rank
+                                                     ? g->y[0]->type.dims[axis]
+                                                     : (mtbal_dim){-1, NULL})))
             continue;
         mtbal_value *which = mtbal_const_i64s(b, 1, &axis);
         mtbal_value *matrix = axis_matrix(
             g, mtbal_emit(b, "Gather", in_shape, which), mtbal_emit(b, "Gather", out_shape, which),
-            scales ? mtbal_emit(b, "Gather", g->x[2], mtbal_const_i64s(b, 1, &at)) : NULL);
+            scales ? mtbal_emit(b, "Gather", g->x[2], mtbal_const_i64s(b, 1, &at)) : NULL,
+            crop ? axis_region(g, at, naxes < 0 ? rank : naxes) : NULL);
         /* matrix (in, out): contract dY's axis with its second one */
         for (int i = 0; i < rank; i++)
             perm[i] = i == axis ? rank - 1 : i == rank - 1 ? axis : i;

@@ -40,5 +40,8 @@ mtbal_node *rule_call(mtbal_gradient *g, const char *text, const char *op, int n
 /* Attribute axis of the node, normalised by x's rank; -1 when the rank is unknown and the axis
  * negative. */
 int64_t rule_axis(const mtbal_gradient *g, int64_t otherwise);
+/* The gradient of a node that only moves, copies or drops elements of its first operand: the node
+ * once more, of their positions, says where each element of dy is added. */
+mtbal_status rule_by_positions(mtbal_gradient *g);
 
 #endif

@@ -188,8 +188,12 @@ void rt_pad(const rt_env *env, const void *attr, const rt_tensor *in, const rt_t
     for (int64_t i = 0; i < n; i++) {
         int64_t at = 0;
         for (int d = 0; d < y->rank && at >= 0; d++) {
+            int64_t have = x->dims[d], end = y->dims[d] - have - a->begin[d];
+            int64_t low = a->begin[d] < 0 ? -a->begin[d] : 0, high = end < 0 ? have + end : have;
+            /* cut first: what is padded with comes from what is left */
             int64_t from =
-                x->dims[d] ? pad_source(index[d] - a->begin[d], x->dims[d], a->mode) : -1;
+                high > low ? pad_source(index[d] - a->begin[d] - low, high - low, a->mode) : -1;
+            from = from < 0 ? -1 : from + low;
             at = from < 0 ? -1 : at * x->dims[d] + from;
         }
         if (at >= 0)

@@ -2,9 +2,9 @@
  * gates get from X is computed before, for all steps; here is one product a step, with the state.
  * S steps, B sequences, H hidden; A (S, B, G H) is what goes into the G gates. */
 #include "runtime/gemm.h"
+#include "runtime/kernels/gates.h"
 #include "runtime/kernels/kernels.h"
 
-#include <math.h>
 #include <string.h>
 
 typedef struct recurrence {
@@ -14,35 +14,6 @@ typedef struct recurrence {
     int linear;
     void *u, *v; /* scratch */
 } recurrence;
-
-#define IN_FLOAT(fn)  fn##f
-#define IN_DOUBLE(fn) fn
-#define ACTIVATION(T, M)                                                        \
-    static T activation_##T(int32_t code, T x)                                  \
-    {                                                                           \
-        if (code == RT_TANH)                                                    \
-            return M(tanh)(x);                                                  \
-        if (code == RT_SIGMOID)                                                 \
-            return x >= 0 ? 1 / (1 + M(exp)(-x)) : M(exp)(x) / (1 + M(exp)(x)); \
-        return x > 0 ? x : x != x ? x : 0;                                      \
-    }
-#define ACTIVATE(T) activation_##T
-ACTIVATION(float, IN_FLOAT)
-ACTIVATION(double, IN_DOUBLE)
-
-/* From the activation's result. */
-#define SLOPE(T)                          \
-    static T slope_##T(int32_t code, T y) \
-    {                                     \
-        if (code == RT_TANH)              \
-            return 1 - y * y;             \
-        if (code == RT_SIGMOID)           \
-            return y - y * y;             \
-        return y > 0 ? (T)1 : (T)0;       \
-    }
-#define SLOPE_OF(T) slope_##T
-SLOPE(float)
-SLOPE(double)
 
 /* Rows of the batch, in float and in double: `macro` is the body, T the type. */
 #define ON_ROWS(name, macro)                                                    \
@@ -108,28 +79,28 @@ static recurrence start_walk(const rt_tensor *in, const rt_tensor *out, const rt
 
 /* ------------------------------------------------------------------ LSTM: gates i, o, f, g */
 
-#define LSTM_ROWS(T)                                                                              \
-    int64_t h = s->hidden;                                                                        \
-    const T *peep = (const T *)s->in[4].data;                                                     \
-    for (int64_t b = first; b < last; b++) {                                                      \
-        const T *a = (const T *)s->in[0].data + (s->step * s->batch + b) * 4 * h;                 \
-        const T *u = (const T *)s->u + b * 4 * h;                                                 \
-        T *y = (T *)s->out[0].data + (s->step * s->batch + b) * h;                                \
-        T *hn = (T *)s->out[1].data + b * h, *cn = (T *)s->out[2].data + b * h;                   \
-        int on = is_before_end(&s->in[5], s->step, b);                                            \
-        for (int64_t j = 0; j < h; j++) {                                                         \
-            T ai = a[j] + u[j], ao = a[h + j] + u[h + j], af = a[2 * h + j] + u[2 * h + j];       \
-            if (peep)                                                                             \
-                ai += peep[j] * cn[j], af += peep[2 * h + j] * cn[j];                             \
-            T c =                                                                                 \
-                ACTIVATE(T)(s->act[0], af) * cn[j] +                                              \
-                ACTIVATE(T)(s->act[0], ai) * ACTIVATE(T)(s->act[1], a[3 * h + j] + u[3 * h + j]); \
-            if (peep)                                                                             \
-                ao += peep[h + j] * c;                                                            \
-            y[j] = on ? ACTIVATE(T)(s->act[0], ao) * ACTIVATE(T)(s->act[2], c) : 0;               \
-            hn[j] = on ? y[j] : hn[j];                                                            \
-            cn[j] = on ? c : cn[j];                                                               \
-        }                                                                                         \
+#define LSTM_ROWS(T)                                                                          \
+    int64_t h = s->hidden;                                                                    \
+    const T *peep = (const T *)s->in[4].data;                                                 \
+    for (int64_t b = first; b < last; b++) {                                                  \
+        const T *a = (const T *)s->in[0].data + (s->step * s->batch + b) * 4 * h;             \
+        const T *u = (const T *)s->u + b * 4 * h;                                             \
+        T *y = (T *)s->out[0].data + (s->step * s->batch + b) * h;                            \
+        T *hn = (T *)s->out[1].data + b * h, *cn = (T *)s->out[2].data + b * h;               \
+        int on = is_before_end(&s->in[5], s->step, b);                                        \
+        for (int64_t j = 0; j < h; j++) {                                                     \
+            T ai = a[j] + u[j], ao = a[h + j] + u[h + j], af = a[2 * h + j] + u[2 * h + j];   \
+            if (peep)                                                                         \
+                ai += peep[j] * cn[j], af += peep[2 * h + j] * cn[j];                         \
+            T c = RT_ACTIVATION(T)(s->act[0], af) * cn[j] +                                   \
+                  RT_ACTIVATION(T)(s->act[0], ai) *                                           \
+                      RT_ACTIVATION(T)(s->act[1], a[3 * h + j] + u[3 * h + j]);               \
+            if (peep)                                                                         \
+                ao += peep[h + j] * c;                                                        \
+            y[j] = on ? RT_ACTIVATION(T)(s->act[0], ao) * RT_ACTIVATION(T)(s->act[2], c) : 0; \
+            hn[j] = on ? y[j] : hn[j];                                                        \
+            cn[j] = on ? c : cn[j];                                                           \
+        }                                                                                     \
     }
 ON_ROWS(lstm_rows, LSTM_ROWS)
 
@@ -169,11 +140,11 @@ void rt_lstm(const rt_env *env, const void *attr, const rt_tensor *in, const rt_
                 T pi = peep ? peep[j] : 0, po = peep ? peep[h + j] : 0,                    \
                   pf = peep ? peep[2 * h + j] : 0;                                         \
                 cp[j] = p;                                                                 \
-                d[j] = ACTIVATE(T)(s->act[0], a[j] + pi * p);                              \
-                d[2 * h + j] = ACTIVATE(T)(s->act[0], a[2 * h + j] + pf * p);              \
-                d[3 * h + j] = ACTIVATE(T)(s->act[1], a[3 * h + j]);                       \
+                d[j] = RT_ACTIVATION(T)(s->act[0], a[j] + pi * p);                         \
+                d[2 * h + j] = RT_ACTIVATION(T)(s->act[0], a[2 * h + j] + pf * p);         \
+                d[3 * h + j] = RT_ACTIVATION(T)(s->act[1], a[3 * h + j]);                  \
                 c[j] = d[2 * h + j] * p + d[j] * d[3 * h + j];                             \
-                d[h + j] = ACTIVATE(T)(s->act[0], a[h + j] + po * c[j]);                   \
+                d[h + j] = RT_ACTIVATION(T)(s->act[0], a[h + j] + po * c[j]);              \
             }                                                                              \
         }
 ON_ROWS(lstm_gates, LSTM_GATES)
@@ -195,12 +166,12 @@ ON_ROWS(lstm_gates, LSTM_GATES)
             T i = d[j], o = d[h + j], f = d[2 * h + j], g = d[3 * h + j], e = dh[j] + dy[j]; \
             T pi = peep ? peep[j] : 0, po = peep ? peep[h + j] : 0,                          \
               pf = peep ? peep[2 * h + j] : 0;                                               \
-            T t = ACTIVATE(T)(s->act[2], c[j]);                                              \
-            d[h + j] = e * t * SLOPE_OF(T)(s->act[0], o);                                    \
-            T x = dc[j] + e * o * SLOPE_OF(T)(s->act[2], t) + d[h + j] * po;                 \
-            d[j] = x * g * SLOPE_OF(T)(s->act[0], i);                                        \
-            d[2 * h + j] = x * cp[j] * SLOPE_OF(T)(s->act[0], f);                            \
-            d[3 * h + j] = x * i * SLOPE_OF(T)(s->act[1], g);                                \
+            T t = RT_ACTIVATION(T)(s->act[2], c[j]);                                         \
+            d[h + j] = e * t * RT_SLOPE(T)(s->act[0], o);                                    \
+            T x = dc[j] + e * o * RT_SLOPE(T)(s->act[2], t) + d[h + j] * po;                 \
+            d[j] = x * g * RT_SLOPE(T)(s->act[0], i);                                        \
+            d[2 * h + j] = x * cp[j] * RT_SLOPE(T)(s->act[0], f);                            \
+            d[3 * h + j] = x * i * RT_SLOPE(T)(s->act[1], g);                                \
             dc[j] = x * f + d[j] * pi + d[2 * h + j] * pf;                                   \
             dh[j] = 0;                                                                       \
         }                                                                                    \
@@ -234,28 +205,28 @@ void rt_lstm_grad(const rt_env *env, const void *attr, const rt_tensor *in, cons
         const T *hn = (const T *)s->out[1].data + b * h;                          \
         T *v = (T *)s->v + b * h;                                                 \
         for (int64_t j = 0; j < h; j++)                                           \
-            v[j] = ACTIVATE(T)(s->act[0], a[h + j] + u[h + j]) * hn[j];           \
+            v[j] = RT_ACTIVATION(T)(s->act[0], a[h + j] + u[h + j]) * hn[j];      \
     }
 ON_ROWS(gru_reset, GRU_RESET)
 
-#define GRU_ROWS(T)                                                                         \
-    int64_t h = s->hidden;                                                                  \
-    const T *bias = (const T *)s->in[3].data;                                               \
-    for (int64_t b = first; b < last; b++) {                                                \
-        const T *a = (const T *)s->in[0].data + (s->step * s->batch + b) * 3 * h;           \
-        const T *u = (const T *)s->u + b * 3 * h;                                           \
-        T *y = (T *)s->out[0].data + (s->step * s->batch + b) * h;                          \
-        T *hn = (T *)s->out[1].data + b * h;                                                \
-        int on = is_before_end(&s->in[4], s->step, b);                                      \
-        for (int64_t j = 0; j < h; j++) {                                                   \
-            T z = ACTIVATE(T)(s->act[0], a[j] + u[j]), q = u[2 * h + j];                    \
-            if (s->linear)                                                                  \
-                q = ACTIVATE(T)(s->act[0], a[h + j] + u[h + j]) * (bias ? q + bias[j] : q); \
-            T n = ACTIVATE(T)(s->act[1], a[2 * h + j] + q);                                 \
-            T next = (1 - z) * n + z * hn[j];                                               \
-            y[j] = on ? next : 0;                                                           \
-            hn[j] = on ? next : hn[j];                                                      \
-        }                                                                                   \
+#define GRU_ROWS(T)                                                                              \
+    int64_t h = s->hidden;                                                                       \
+    const T *bias = (const T *)s->in[3].data;                                                    \
+    for (int64_t b = first; b < last; b++) {                                                     \
+        const T *a = (const T *)s->in[0].data + (s->step * s->batch + b) * 3 * h;                \
+        const T *u = (const T *)s->u + b * 3 * h;                                                \
+        T *y = (T *)s->out[0].data + (s->step * s->batch + b) * h;                               \
+        T *hn = (T *)s->out[1].data + b * h;                                                     \
+        int on = is_before_end(&s->in[4], s->step, b);                                           \
+        for (int64_t j = 0; j < h; j++) {                                                        \
+            T z = RT_ACTIVATION(T)(s->act[0], a[j] + u[j]), q = u[2 * h + j];                    \
+            if (s->linear)                                                                       \
+                q = RT_ACTIVATION(T)(s->act[0], a[h + j] + u[h + j]) * (bias ? q + bias[j] : q); \
+            T n = RT_ACTIVATION(T)(s->act[1], a[2 * h + j] + q);                                 \
+            T next = (1 - z) * n + z * hn[j];                                                    \
+            y[j] = on ? next : 0;                                                                \
+            hn[j] = on ? next : hn[j];                                                           \
+        }                                                                                        \
     }
 ON_ROWS(gru_rows, GRU_ROWS)
 
@@ -298,8 +269,8 @@ void rt_gru(const rt_env *env, const void *attr, const rt_tensor *in, const rt_t
             const T *hp = (const T *)s->in[4].data + row * h;                             \
             T *d = (T *)s->out[0].data + row * 3 * h, *n = (T *)s->out[3].data + row * h; \
             for (int64_t j = 0; j < h; j++) {                                             \
-                d[j] = ACTIVATE(T)(s->act[0], a[j]);                                      \
-                d[h + j] = ACTIVATE(T)(s->act[0], a[h + j]);                              \
+                d[j] = RT_ACTIVATION(T)(s->act[0], a[j]);                                 \
+                d[h + j] = RT_ACTIVATION(T)(s->act[0], a[h + j]);                         \
                 n[j] = s->linear ? hp[j] : d[h + j] * hp[j];                              \
             }                                                                             \
         }
@@ -319,12 +290,12 @@ ON_ROWS(gru_gates, GRU_GATES)
         int on = is_unmasked(&s->in[6], row);                                        \
         for (int64_t j = 0; j < h; j++) {                                            \
             T z = d[j], r = d[h + j], e = on ? dh[j] + dy[j] : 0;                    \
-            T n = ACTIVATE(T)(s->act[1], an[j] + (q ? r * q[j] : dn[j]));            \
+            T n = RT_ACTIVATION(T)(s->act[1], an[j] + (q ? r * q[j] : dn[j]));       \
             held[j] = r;                                                             \
-            d[j] = e * (hp[j] - n) * SLOPE_OF(T)(s->act[0], z);                      \
-            d[2 * h + j] = e * (1 - z) * SLOPE_OF(T)(s->act[1], n);                  \
+            d[j] = e * (hp[j] - n) * RT_SLOPE(T)(s->act[0], z);                      \
+            d[2 * h + j] = e * (1 - z) * RT_SLOPE(T)(s->act[1], n);                  \
             dn[j] = q ? d[2 * h + j] * r : d[2 * h + j];                             \
-            d[h + j] = q ? d[2 * h + j] * q[j] * SLOPE_OF(T)(s->act[0], r) : 0;      \
+            d[h + j] = q ? d[2 * h + j] * q[j] * RT_SLOPE(T)(s->act[0], r) : 0;      \
             dh[j] = on ? z * e : dh[j];                                              \
         }                                                                            \
     }
@@ -339,7 +310,7 @@ ON_ROWS(gru_back, GRU_BACK)
         const T *r = (const T *)s->v + b * h;                                              \
         T *d = (T *)s->out[0].data + row * 3 * h, *dh = (T *)s->out[1].data + b * h;       \
         for (int64_t j = 0; j < h; j++) {                                                  \
-            d[h + j] = back[j] * hp[j] * SLOPE_OF(T)(s->act[0], r[j]);                     \
+            d[h + j] = back[j] * hp[j] * RT_SLOPE(T)(s->act[0], r[j]);                     \
             dh[j] += back[j] * r[j];                                                       \
         }                                                                                  \
     }
@@ -392,7 +363,7 @@ void rt_gru_grad(const rt_env *env, const void *attr, const rt_tensor *in, const
         T *y = (T *)s->out[0].data + at, *hn = (T *)s->out[1].data + b * h;       \
         int on = is_before_end(&s->in[3], s->step, b);                            \
         for (int64_t j = 0; j < h; j++) {                                         \
-            y[j] = on ? ACTIVATE(T)(s->act[0], a[j] + u[j]) : 0;                  \
+            y[j] = on ? RT_ACTIVATION(T)(s->act[0], a[j] + u[j]) : 0;             \
             hn[j] = on ? y[j] : hn[j];                                            \
         }                                                                         \
     }
@@ -425,7 +396,7 @@ void rt_rnn(const rt_env *env, const void *attr, const rt_tensor *in, const rt_t
         T *d = (T *)s->out[0].data + row * h, *dh = (T *)s->out[1].data + b * h;                   \
         int on = is_unmasked(&s->in[4], row);                                                      \
         for (int64_t j = 0; j < h; j++) {                                                          \
-            d[j] = on ? (dh[j] + dy[j]) * SLOPE_OF(T)(s->act[0], y[j]) : 0;                        \
+            d[j] = on ? (dh[j] + dy[j]) * RT_SLOPE(T)(s->act[0], y[j]) : 0;                        \
             dh[j] = on ? 0 : dh[j];                                                                \
         }                                                                                          \
     }

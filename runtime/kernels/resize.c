@@ -52,32 +52,39 @@ static int64_t nearest(double x, int mode)
     }
 }
 
-/* Inputs first .. first+n-1 (before clamping) and their weights. */
+/* What an element at distance d gets: linear, or cubic (Keys 1981). */
+static double share(const rt_resize_axis_attr *a, double d)
+{
+    double c = a->cubic;
+    d = fabs(d);
+    if (a->mode == LINEAR)
+        return d < 1 ? 1 - d : 0;
+    if (d <= 1)
+        return ((c + 2) * d - (c + 3)) * d * d + 1;
+    return d < 2 ? ((c * d - 5 * c) * d + 8 * c) * d - 4 * c : 0;
+}
+
+/* Inputs first .. first+n-1 (before clamping) and their weights. Antialiasing widens what is looked
+ * at as far as the output is smaller. */
 static int taps(const rt_resize_axis_attr *a, double x, int64_t in, int64_t *first, double *weight)
 {
-    double f = floor(x), t = x - f, c = a->cubic, sum = 0;
+    double narrow = a->antialias && a->scale < 1 ? a->scale : 1, sum = 0;
+    int reach = a->mode == LINEAR ? 1 : 2, most = RT_RESIZE_TAPS;
     if (a->mode == NEAREST) {
         *first = nearest(x, a->nearest);
         weight[0] = 1;
         return 1;
     }
-    if (a->mode == LINEAR) {
-        *first = (int64_t)f;
-        weight[0] = 1 - t;
-        weight[1] = t;
-    } else { /* Keys 1981 */
-        *first = (int64_t)f - 1;
-        weight[0] = ((c * (t + 1) - 5 * c) * (t + 1) + 8 * c) * (t + 1) - 4 * c;
-        weight[1] = ((c + 2) * t - (c + 3)) * t * t + 1;
-        weight[2] = ((c + 2) * (1 - t) - (c + 3)) * (1 - t) * (1 - t) + 1;
-        weight[3] = ((c * (2 - t) - 5 * c) * (2 - t) + 8 * c) * (2 - t) - 4 * c;
-    }
-    int n = a->mode == LINEAR ? 2 : 4;
-    for (int i = 0; i < n && a->exclude; i++) {
-        weight[i] = *first + i < 0 || *first + i >= in ? 0 : weight[i];
+    int before = (int)floor(-reach / narrow) + 1, n = 2 - 2 * before;
+    n = n < most ? n : most;
+    *first = (int64_t)floor(x) + before;
+    for (int i = 0; i < n; i++) {
+        weight[i] = share(a, (x - (double)(*first + i)) * narrow);
+        if (a->exclude && (*first + i < 0 || *first + i >= in))
+            weight[i] = 0;
         sum += weight[i];
     }
-    for (int i = 0; i < n && a->exclude && sum != 0; i++)
+    for (int i = 0; i < n && (a->exclude || narrow < 1) && sum != 0; i++)
         weight[i] /= sum;
     return n;
 }
@@ -94,7 +101,7 @@ void rt_resize_axis(const rt_env *env, const void *attr, const rt_tensor *in, co
     int is_float = rt_is_float(y->dtype);
     (void)env;
     for (int64_t o = 0; o < no; o++) {
-        double weight[4], at = source(a, o, ni, no);
+        double weight[RT_RESIZE_TAPS], at = source(a, o, ni, no);
         int64_t first;
         int n = taps(a, at, ni, &first, weight),
             lost = a->transform == CROP && (at < 0 || at > (double)(ni - 1));
