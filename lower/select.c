@@ -197,9 +197,6 @@ static mtbal_status new_selection(lowering *l, mtbal_node *node, mtbal_value *ma
  * reads that: only then the numbers are made. */
 static mtbal_status non_zero(lowering *l, mtbal_node *node, selection *s)
 {
-    place *p = node->out[0] ? lower_place(l, node->out[0]) : NULL;
-    if (!p)
-        return node->out[0] ? mtbal_no_memory(l->diag) : MTBAL_OK;
     mtbal_dim *content = mtbal_arena_alloc(l->model->arena, sizeof *content);
     mtbal_dim *dims = mtbal_arena_array(l->model->arena, 2, sizeof *dims);
     if (!content || !dims)
@@ -208,12 +205,16 @@ static mtbal_status non_zero(lowering *l, mtbal_node *node, selection *s)
     s->count->content = content;
     s->count->ncontent = 1;
     MTBAL_TRY(mark(l, s->chosen, s, 0));
+    if (!node->out[0])
+        return MTBAL_OK;
+    MTBAL_TRY(mark(l, node->out[0], s, 1));
+    place *p = lower_place(l, node->out[0]);
     dims[0] = mtbal_dim_const(s->mask->type.rank);
     dims[1] = mtbal_dim_const(s->n);
     node->out[0]->type = (mtbal_type){MTBAL_TENSOR, MTBAL_INT64, 2, dims};
     p->grid = SELECT_GRID;
     p->why = "the number of its results depends on data";
-    return mark(l, node->out[0], s, 1);
+    return MTBAL_OK;
 }
 
 /* The numbers of NonZero, or of its transpose, for all n, in the place of v. */
