@@ -176,7 +176,7 @@ static mtbal_status elaborate_node(lowering *l, mtbal_node *node, lower_walk *wa
     if (!done)
         MTBAL_TRY(control_node(l, node, walk, &done));
     if (!done)
-        MTBAL_TRY(lower_counts(l, node, walk, &done));
+        MTBAL_TRY(lower_select(l, node, walk, &done));
     if (done)
         return MTBAL_OK;
     MTBAL_TRY(lower_infer(l, node));

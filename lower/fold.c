@@ -6,7 +6,7 @@
 /* A constant that is much larger than what it is made from is better made anew in each step. */
 enum { LARGE = 1 << 16 };
 
-static bool is_random(const mtbal_node *node)
+bool lower_is_random(const mtbal_node *node)
 {
     static const char *const ops[] = {
         "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
@@ -208,7 +208,7 @@ static bool holds_graph(const mtbal_node *node)
 mtbal_status lower_fold(lowering *l, mtbal_node *node, bool *done)
 {
     size_t bytes;
-    if (is_random(node) || holds_graph(node) || !all_constant(l, node, &bytes))
+    if (lower_is_random(node) || holds_graph(node) || !all_constant(l, node, &bytes))
         return l->status;
     if (mtbal_node_is(node, "NonZero") && node->nin && node->in[0] && node->out[0]) {
         *done = true;

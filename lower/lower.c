@@ -124,6 +124,7 @@ static mtbal_status run_steps(lowering *l)
     MTBAL_TRY(lower_keep_live(l));
     MTBAL_TRY(lower_bind(l));
     MTBAL_TRY(lower_elaborate(l, l->graph));
+    MTBAL_TRY(lower_select_outputs(l));
     MTBAL_TRY(report_refusals(l));
     MTBAL_TRY(lower_keep_live(l));
     MTBAL_TRY(lower_fuse(l));

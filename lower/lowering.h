@@ -45,6 +45,11 @@ typedef struct group {
     bool closed;
 } group;
 
+typedef struct selection selection;
+
+/* Where the elements of a mask stand: NonZero, and its transpose. */
+typedef enum select_grid { SELECT_NO_GRID, SELECT_GRID, SELECT_TURNED } select_grid;
+
 /* By value id. */
 typedef struct place {
     operand at;
@@ -56,10 +61,12 @@ typedef struct place {
     int order;             /* of the node that makes it, while groups are made */
     int uses, uses_inside; /* as operand or result; of those, in the same group */
     group *group;
-    int code;             /* its number in the code of the group */
-    mtbal_value *counted; /* NonZero of this value ... */
-    bool counted_turned;  /* ... transposed */
-    int nitems;           /* of a sequence whose length is known: */
+    int code;            /* its number in the code of the group */
+    selection *selected; /* some elements of axis selected_axis are, the others are not looked at */
+    int selected_axis;
+    bool filled; /* those others do not change the result of the one node that reads it */
+    select_grid grid;
+    int nitems; /* of a sequence whose length is known: */
     mtbal_value **items;
     bool is_list, is_optional;
 } place;
@@ -109,6 +116,8 @@ typedef struct lowering {
     int64_t opset;     /* of the node being lowered */
     int64_t created;   /* nodes copied in so far */
     unrolling *unrollings;
+    selection *selections;
+    int nselections;
     group *groups;
     int nseeds; /* random calls so far */
 
@@ -164,9 +173,9 @@ mtbal_status lower_loop_node(lowering *l, mtbal_node *node, lower_walk *walk);
 mtbal_status lower_scan(lowering *l, mtbal_node *node, lower_walk *walk);
 /* Sequences and optionals, kept track of while lowering. *done false: not such a node. */
 mtbal_status lower_lists(lowering *l, mtbal_node *node, lower_walk *walk, bool *done);
-/* NonZero of data has a size that depends on the data; where it is only counted, the count is a
- * sum. counts.c */
-mtbal_status lower_counts(lowering *l, mtbal_node *node, lower_walk *walk, bool *done);
+/* Values whose size depends on what a mask selects. select.c */
+mtbal_status lower_select(lowering *l, mtbal_node *node, lower_walk *walk, bool *done);
+mtbal_status lower_select_outputs(lowering *l);
 /* A value with constant contents, without a node. NULL: out of memory. */
 mtbal_value *lower_new_constant(lowering *l, mtbal_graph *graph, mtbal_dtype dtype, int rank,
                                 const int64_t *dims, const void *data);
@@ -174,6 +183,7 @@ mtbal_status lower_set_constant(lowering *l, mtbal_value *value, mtbal_tensor *t
 /* Writes the node in terms of others, where a rule of expand.c says so. */
 mtbal_status lower_expand(lowering *l, mtbal_node *node, lower_walk *walk);
 bool lower_is_expanded(const mtbal_op *op); /* has it such a rule */
+bool lower_is_random(const mtbal_node *node);
 /* Evaluates a node of constant operands. */
 mtbal_status lower_fold(lowering *l, mtbal_node *node, bool *done);
 
@@ -245,5 +255,6 @@ int lower_root(const lowering *l, int cell);
 typedef mtbal_status lower_fn(lowering *l, mtbal_node *node);
 /* How a node runs; NULL: not by a kernel. */
 lower_fn *lower_rule(const mtbal_node *node);
+bool lower_is_elementwise(const mtbal_node *node);
 
 #endif

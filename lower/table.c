@@ -19,6 +19,12 @@ lower_fn *lower_rule(const mtbal_node *node)
     return node->opcode >= 0 ? ops[node->opcode] : NULL;
 }
 
+bool lower_is_elementwise(const mtbal_node *node)
+{
+    lower_fn *rule = lower_rule(node);
+    return rule == lower_unary || rule == lower_binary || rule == lower_variadic;
+}
+
 bool mtbal_lowers(int opcode)
 {
     static const char *const elaborated[] = {"Constant", "If", "Loop", "Scan", "Shape", "Size"};

@@ -49,6 +49,8 @@ static const emit_case cases[] = {
     {"rnn_tag/model.op17.onnx", "rnn_tag", "", "SAN", 0.05, "traj_sgd"},
     {"rnn_steps/model.op17.onnx", "rnn_steps", "", "CLANG", 0.05, "traj_sgd"},
     {"mmoe/model.op17.onnx", "mmoe", "--optimizer adam", "", 0.001, "traj_adam"},
+    {"masked/model.op17.onnx", "masked", "", "SAN", 0.05, "traj_sgd"},
+    {"masked/model.op17.onnx", "masked", "--optimizer adam", "", 0.001, "traj_adam"},
     {"fixtures/double.onnx", NULL, "--optimizer adam", "", 0.01, NULL},
     {"fixtures/control_flow.onnx", NULL, "", "SAN", 0.01, NULL},
     {"fixtures/dynamo_like.onnx", "transformer_glue", "--optimizer adamw", "", 0.01, NULL},

@@ -44,6 +44,8 @@ static const golden_case cases[] = {
     {"rnn_steps", "model.op17.onnx", "rnn_steps/golden", false, 0.05},
     {"mmoe", "model.op13.onnx", "mmoe/golden", false, 0.05},
     {"mmoe", "model.op17.onnx", "mmoe/golden", false, 0.05},
+    {"masked", "model.op17.onnx", "masked/golden", false, 0.05},
+    {"masked", "model.op17.onnx", "masked/golden", true, 0.05},
     /* batches of 1 and 5, and what has no recorded numbers: tests/torch/goldens.py */
     {"mlp_cls_reg", "model.op13.onnx", "mlp_cls_reg/b1", false, 0.05},
     {"mlp_cls_reg", "model.op13.onnx", "mlp_cls_reg/b5", false, 0.05},
@@ -113,6 +115,7 @@ static const golden_case info_cases[] = {
     {"rnn_tag", "model.op17.onnx", "rnn_tag/golden", false, 0.05},
     {"rnn_steps", "model.op17.onnx", "rnn_steps/golden", false, 0.05},
     {"mmoe", "model.op17.onnx", "mmoe/golden", false, 0.05},
+    {"masked", "model.op17.onnx", "masked/golden", false, 0.05},
 };
 enum { NCASES = sizeof cases / sizeof *cases, NINFO = sizeof info_cases / sizeof *info_cases };
 

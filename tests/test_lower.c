@@ -74,6 +74,11 @@ static void check(const rt_tensor *t, int64_t n, const double *values, const cha
 
 /* ------------------------------------------------------------------ values by hand */
 
+/* s: the elements of x that are above 0. */
+#define SELECT                                                \
+    HEAD "g (float[4] x) => (float[k] y) <float z = {0}> {\n" \
+         "  m = Greater (x, z)  i = NonZero (m)  at = Transpose (i)  s = GatherND (x, at)\n  "
+
 static const struct by_hand {
     const char *what, *text;
     int nx, ny, ncalls; /* elements of x and y; calls of the plan, -1: any */
@@ -358,6 +363,57 @@ static const struct by_hand {
      -1,
      {1, 2, 3, 4, 5},
      {0, 2, 0, 0, 0}},
+    {"a mean of roots of what a mask selects",
+     SELECT "r = Sqrt (s)  y = ReduceMean <keepdims = 1> (r) }",
+     4,
+     1,
+     -1,
+     {4, -1, 9, -2},
+     {2.5}},
+    {"a mean of nothing",
+     SELECT "y = ReduceMean <keepdims = 1> (s) }",
+     4,
+     1,
+     -1,
+     {-4, -1, -9, -2},
+     {0}},
+    {"the least of what a mask selects",
+     SELECT "y = ReduceMin <keepdims = 1> (s) }",
+     4,
+     1,
+     -1,
+     {4, -1, 3, -2},
+     {3}},
+    {"how much a mask selects",
+     SELECT "n = Shape (s)  y = Cast <to = 1> (n) }",
+     4,
+     1,
+     -1,
+     {4, -1, 3, 2},
+     {3}},
+    {"selected elements written back",
+     SELECT "n = Neg (s)  y = ScatterND (x, at, n) }",
+     4,
+     4,
+     -1,
+     {4, -1, 3, -2},
+     {-4, -1, -3, -2}},
+    {"selected elements added back",
+     SELECT "y = ScatterND <reduction = \"add\"> (x, at, s) }",
+     4,
+     4,
+     -1,
+     {4, -1, 3, -2},
+     {8, -1, 6, -2}},
+    {"a sum over selected rows as a product",
+     SELECT "k = Constant <value_ints = [-1, 1]> ()\n"
+            "  a = Reshape (x, k)  r = GatherND (a, at)  l = Log (r)  t = Transpose (r)\n"
+            "  y = MatMul (t, l) }",
+     4,
+     1,
+     -1,
+     {1, -1, 2.718281828, -2},
+     {2.718281828}},
     {"a function with an attribute",
      "<ir_version: 8, opset_import: [\"\" : 17, \"f\" : 1]>\n"
      "g (float[2] x) => (float[2] y) { y = f.twice <by = 3.0> (x) }\n"
@@ -473,6 +529,24 @@ static const struct refusal {
      HEAD "g (float[4] x) => (int64[1,k] y) { y = NonZero (x) }",
      MTBAL_UNSUPPORTED,
      {"NonZero", "depends on data", NULL}},
+    {"what a mask selects as an output",
+     SELECT "y = Neg (s) }",
+     MTBAL_UNSUPPORTED,
+     {"y (Neg)", "depends on data", NULL}},
+    {"a selection from what is selected",
+     SELECT "n = NonZero (s)  t = Transpose (n)  u = GatherND (s, t)\n"
+            "  y = ReduceSum <keepdims = 1> (u) }",
+     MTBAL_UNSUPPORTED,
+     {"NonZero", "selects from what a mask has selected", NULL}},
+    {"what two masks select, together",
+     SELECT "w = Less (x, z)  j = NonZero (w)  t = Transpose (j)  u = GatherND (x, t)\n"
+            "  a = Add (s, u)  y = ReduceSum <keepdims = 1> (a) }",
+     MTBAL_UNSUPPORTED,
+     {"a (Add)", "several masks", NULL}},
+    {"selected elements in the order of another axis",
+     SELECT "k = Constant <value_ints = [2, 2]> ()  y = Reshape (s, k) }",
+     MTBAL_UNSUPPORTED,
+     {"y (Reshape)", "depends on data", NULL}},
 };
 
 START_TEST(test_refusals)

@@ -313,6 +313,59 @@ class Selected(nn.Module):
     data = lambda self: (floats(4, 3, 6), floats(4, 3), classes(2, 4, 3).float() + torch.eye(4)[:, :3])
 
 
+class SelectedRows(nn.Module):
+    """Cross entropy over logits[mask], the mask from the labels; an entropy over the same rows."""
+
+    def __init__(self):
+        super().__init__()
+        self.f = nn.Linear(6, 8)
+        self.a, self.b = nn.Linear(8, 5), nn.Linear(8, 4)
+
+    def forward(self, x, kind, other):
+        h = torch.tanh(self.f(x))
+        known = kind != -1
+        return F.cross_entropy(self.a(h)[known], kind[known]), ((torch.sigmoid(self.b(h)[known]) - other[known]) ** 2).sum(-1).mean()
+
+    data = lambda self: (floats(4, 3, 6), classes(6, 4, 3) - 1, floats(4, 3, 4))
+
+
+class SelectedTwice(nn.Module):
+    """Two masks in one task; masked_select; a distance between vectors that a mask leaves."""
+
+    def __init__(self):
+        super().__init__()
+        self.f = nn.Linear(6, 8)
+        self.a, self.b = nn.Linear(8, 1), nn.Linear(8, 3)
+
+    def forward(self, x, y, z):
+        h = torch.tanh(self.f(x))
+        a = self.a(h)[..., 0]
+        near, far = y > 0, y < 0.5
+        one = a[near].mean() + (a[far] - y[far]).pow(2).mean() / 2
+        two = torch.masked_select(torch.exp(self.b(h) * 0.1), z > 0).mean()
+        rows = (self.b(h)[near] * z[near]).sum(-1)
+        return one, two, (rows.abs() + 1).log().sum() / rows.numel()
+
+    data = lambda self: (floats(4, 3, 6), floats(4, 3), floats(4, 3, 3))
+
+
+class SelectedIndex(nn.Module):
+    """The indices of what is chosen, from torch.nonzero."""
+
+    def __init__(self):
+        super().__init__()
+        self.f = nn.Linear(6, 8)
+        self.a, self.b = nn.Linear(8, 1), nn.Linear(8, 5)
+
+    def forward(self, x, y, kind):
+        h = torch.tanh(self.f(x))
+        at = torch.nonzero(y > 0)[:, 0]
+        i, = torch.where(kind != 2)
+        return smooth_l1(self.a(h)[:, 0][at], y[at]), F.cross_entropy(self.b(h)[i], kind[i])
+
+    data = lambda self: (floats(7, 6), floats(7), torch.tensor([0, 2, 1, 4, 3, 2, 0]))
+
+
 class Expert(nn.Module):
     """Top-2 mixture of experts."""
 
@@ -470,7 +523,7 @@ class Experts(nn.Module):
     data = lambda self: (classes(8, 5), classes(9, 5, 2), floats(5, 2), classes(2, 5).float(), classes(2, 5).float(), floats(5))
 
 
-NETWORKS = [ResNet, Mobile, UNet, ViT, Decoder, Yolo, Vae, Siamese, Audio, Volume, Dlrm, Masked, Selected, Expert, Sdpa,
+NETWORKS = [ResNet, Mobile, UNet, ViT, Decoder, Yolo, Vae, Siamese, Audio, Volume, Dlrm, Masked, Selected, SelectedRows, SelectedTwice, SelectedIndex, Expert, Sdpa,
             Packed, Recurrences, Gates, Cells, Experts]
 
 

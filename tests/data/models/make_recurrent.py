@@ -1,7 +1,7 @@
-"""Makes recurrent/*.onnx and mmoe/*.onnx with their golden.npz (PyTorch; not needed by the tests themselves).
+"""Makes rnn_tag/, rnn_steps/, mmoe/ and masked/: *.onnx with their golden.npz (PyTorch; not needed by the tests themselves).
 
-make_recurrent.py OUT_FOLDER: small multi-task networks with GRU, LSTM and RNN layers, and a mixture of experts, exported by
-torch.onnx (TorchScript exporter, training mode), with losses, per-task gradients, norms, Gram matrix, cosines and ten-step
+make_recurrent.py OUT_FOLDER [NAME ...]: small multi-task networks with GRU, LSTM and RNN layers, a mixture of experts, and losses
+over what masks select, exported by torch.onnx (TorchScript exporter, training mode), with losses, per-task gradients, norms, Gram matrix, cosines and ten-step
 trajectories computed by torch.autograd in double precision.
 """
 import io
@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 warnings.filterwarnings("ignore")
-OUT = Path(sys.argv[1])
+OUT, CHOSEN = Path(sys.argv[1]), sys.argv[2:]
 SGD_RATE, ADAM_RATE, STEPS = 0.05, 1e-3, 10
 
 
@@ -106,6 +106,31 @@ class Mmoe(nn.Module):
                 rng.integers(0, 2, 9).astype(float), rng.integers(0, 2, 9).astype(float), 20 * rng.random(9)]
 
 
+class Masked(nn.Module):
+    """a[mask]: single elements and rows, by masks of labels, data and activations; a layer over selected rows; an index."""
+
+    def __init__(self):
+        super().__init__()
+        self.f, self.g = nn.Linear(6, 8), nn.Linear(8, 5)
+        self.depth, self.kind, self.tag = nn.Linear(8, 1), nn.Linear(5, 4), nn.Linear(8, 3)
+
+    def forward(self, x, depth, kind, tag):
+        h = torch.tanh(self.f(x))
+        d = self.depth(h)[..., 0]
+        known = kind != -1
+        rows = self.kind(torch.relu(self.g(h[known])))
+        at, = torch.where(tag > 0)
+        off = (d - depth).abs()
+        return (off[depth > 0].mean() + torch.log(d[d > 0] + 0.1).sum() / 9, F.cross_entropy(rows, kind[known]),
+                F.cross_entropy(self.tag(h[:, 0])[at], tag[at]) + (self.tag(h)[depth > 0] ** 2).sum(-1).max())
+
+    names, outputs = ["x", "depth", "kind", "tag"], ["loss_depth", "loss_kind", "loss_tag"]
+    axes = {n: {0: "batch"} for n in names}
+
+    def data(self, rng):
+        return [rng.normal(size=(5, 3, 6)), rng.normal(size=(5, 3)), rng.integers(-1, 4, (5, 3)), rng.integers(0, 3, 5)]
+
+
 def tensors(arrays, kind):
     return [torch.tensor(a) if a.dtype == np.int64 else torch.tensor(a, dtype=kind) for a in arrays]
 
@@ -155,7 +180,10 @@ def export(net, arrays, path, opset):
     onnx.save(model, str(path))
 
 
-for folder, make, opsets in [("rnn_tag", RnnTag, (13, 17)), ("rnn_steps", Steps, (17,)), ("mmoe", Mmoe, (13, 17))]:
+for folder, make, opsets in [("rnn_tag", RnnTag, (13, 17)), ("rnn_steps", Steps, (17,)), ("mmoe", Mmoe, (13, 17)),
+                              ("masked", Masked, (17,))]:
+    if CHOSEN and folder not in CHOSEN:
+        continue
     torch.manual_seed(5)
     net, arrays = make(), make().data(np.random.default_rng(11))
     torch.manual_seed(5)
