@@ -188,6 +188,31 @@ START_TEST(test_operator_page)
 }
 END_TEST
 
+/* Pages whose links are checked. */
+static const char *const pages[] = {
+    "README.md",     "examples/README.md",  "docs/architecture.md", "docs/balance.md",
+    "docs/flops.md", "docs/onnxruntime.md", "docs/ort-training.md", "docs/training-info.md"};
+
+/* Every relative link of a page points at a file that exists. */
+START_TEST(test_links)
+{
+    char *page = read_file(pages[_i]), path[512];
+    const char *slash = strrchr(pages[_i], '/');
+    int folder = slash ? (int)(slash - pages[_i] + 1) : 0;
+    for (const char *p = page; (p = strstr(p, "](")) != NULL;) {
+        p += 2;
+        int length = (int)strcspn(p, "#)");
+        if (length == 0 || !strncmp(p, "http", 4))
+            continue;
+        snprintf(path, sizeof path, "%.*s%.*s", folder, pages[_i], length, p);
+        FILE *file = fopen(path, "rb");
+        ck_assert_msg(file != NULL, "%s links to %s, which is not there", pages[_i], path);
+        fclose(file);
+    }
+    free(page);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("house");
@@ -197,6 +222,7 @@ int main(void)
     tcase_add_loop_test(tests, test_readme_options, 0, 3);
     tcase_add_test(tests, test_readme_session);
     tcase_add_test(tests, test_operator_page);
+    tcase_add_loop_test(tests, test_links, 0, (int)(sizeof pages / sizeof *pages));
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);
