@@ -188,6 +188,60 @@ START_TEST(test_operator_page)
 }
 END_TEST
 
+/* Pages whose options and links are checked. */
+static const char *const pages[] = {
+    "README.md",     "examples/README.md",  "docs/architecture.md", "docs/balance.md",
+    "docs/flops.md", "docs/onnxruntime.md", "docs/ort-training.md", "docs/training-info.md"};
+
+/* Every relative link of a page points at a file that exists. */
+START_TEST(test_links)
+{
+    char *page = read_file(pages[_i]), path[512];
+    const char *slash = strrchr(pages[_i], '/');
+    ck_assert_msg(*page, "%s is empty or not there", pages[_i]);
+    int folder = slash ? (int)(slash - pages[_i] + 1) : 0;
+    for (const char *p = page; (p = strstr(p, "](")) != NULL;) {
+        p += 2;
+        int length = (int)strcspn(p, "#)");
+        if (length == 0 || !strncmp(p, "http", 4))
+            continue;
+        snprintf(path, sizeof path, "%.*s%.*s", folder, pages[_i], length, p);
+        FILE *file = fopen(path, "rb");
+        ck_assert_msg(file != NULL, "%s links to %s, which is not there", pages[_i], path);
+        fclose(file);
+    }
+    free(page);
+}
+END_TEST
+
+/* Options of other programs that a page may mention: --steps is of the main() that --emit-c writes.
+ */
+static const char foreign[] = "--steps";
+
+/* Every option that a page mentions is one of the three commands'. */
+START_TEST(test_page_options)
+{
+    const char *bin = getenv("BIN");
+    char command[400], option[64];
+    snprintf(command, sizeof command, "for c in rewrite run calibrate; do %s/mtbal-$c -h; done",
+             bin ? bin : "bin");
+    char *help = output_of(command), *page = read_file(pages[_i]);
+    ck_assert_msg(strstr(help, "--target"), "the commands print no help");
+    for (const char *p = page; (p = strstr(p, "--")); p += 2) {
+        size_t n = strspn(p + 2, "abcdefghijklmnopqrstuvwxyz-_0123456789");
+        if (n < 2 || p[2] == '-' || n > 60 || (p > page && !strchr(" `[(", p[-1])))
+            continue;
+        snprintf(option, sizeof option, "--%.*s", (int)n, p + 2);
+        bool found = listed(foreign, option, strlen(option));
+        for (const char *h = help; !found && (h = strstr(h, option)); h++)
+            found = !strspn(h + n + 2, "abcdefghijklmnopqrstuvwxyz-_");
+        ck_assert_msg(found, "%s mentions %s, which no command has", pages[_i], option);
+    }
+    free(help);
+    free(page);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("house");
@@ -197,6 +251,8 @@ int main(void)
     tcase_add_loop_test(tests, test_readme_options, 0, 3);
     tcase_add_test(tests, test_readme_session);
     tcase_add_test(tests, test_operator_page);
+    tcase_add_loop_test(tests, test_links, 0, (int)(sizeof pages / sizeof *pages));
+    tcase_add_loop_test(tests, test_page_options, 0, (int)(sizeof pages / sizeof *pages));
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);
