@@ -183,6 +183,28 @@ static mtbal_status batch_normalization(mtbal_context *c)
                  : MTBAL_OK;
 }
 
+/* torch's newer exporter makes initializers of a network's constants (positions, masks), under
+ * names of its own; weights keep those of their modules, with a dot. */
+static mtbal_status lifted_constants(mtbal_context *c)
+{
+    static const char *const made[] = {"val_*", "lifted_tensor_*"};
+    mtbal_names names = {0};
+    bool modules = false;
+    for (int p = 0; p < c->nparams; p++) {
+        const char *name = c->params[p].value->name;
+        modules = modules || strchr(name, '.');
+        for (size_t i = 0; i < sizeof made / sizeof *made; i++)
+            if (mtbal_glob(made[i], name))
+                mtbal_names_add(&names, name);
+    }
+    return names.count && modules && !c->options->ntrain
+               ? mtbal_notice_add(c, MTBAL_WARNING,
+                                  "%d trained initializer%s named as the exporter names "
+                                  "constants: %s (--freeze 'val_*' leaves such as they are)",
+                                  names.count, plural(names.count, " is", "s are"), names.text)
+               : MTBAL_OK;
+}
+
 mtbal_status mtbal_pass_diagnose(mtbal_context *c)
 {
     MTBAL_TRY(label_only_losses(c));
@@ -191,5 +213,6 @@ mtbal_status mtbal_pass_diagnose(mtbal_context *c)
     MTBAL_TRY(unreached_parameters(c));
     MTBAL_TRY(mtbal_warn_of_ties(c));
     MTBAL_TRY(unstable_logarithms(c));
+    MTBAL_TRY(lifted_constants(c));
     return batch_normalization(c);
 }

@@ -567,6 +567,13 @@ static const said_case said_cases[] = {
      {0},
      MTBAL_OK,
      "1 scalar initializer is not trained: s"},
+    {"constants lifted by the exporter",
+     MODEL("(float l) <float[4,2] \"fc.weight\" = {1,2,3,4,5,6,7,8}, float[2] val_8 = {1,2}>\n"
+           "{ p = MatMul (x, \"fc.weight\") q = Mul (p, val_8)\n"
+           "  l = ReduceMean <keepdims = 0> (q) }"),
+     {0},
+     MTBAL_OK,
+     "1 trained initializer is named as the exporter names constants: val_8"},
     {"the logistic loss written out",
      MODEL("(float l) " WEIGHTS
            "{ p = MatMul (x, w) q = Sigmoid (p) one = Constant <value = float {1}> ()\n"
