@@ -128,6 +128,30 @@ mtbal_status mtbal_copy_attrs(mtbal_node *to, const mtbal_node *from)
     return MTBAL_OK;
 }
 
+void mtbal_bind_attrs(mtbal_node *node, const mtbal_node *call, const mtbal_function *function)
+{
+    for (mtbal_attr **link = &node->attrs; *link;) {
+        mtbal_attr *a = *link;
+        if (!a->ref) {
+            link = &a->next;
+            continue;
+        }
+        const mtbal_attr *given = mtbal_attr_find(call, a->ref);
+        for (const mtbal_attr *d = function->defaults; d && !given; d = d->next)
+            given = strcmp(d->name, a->ref) ? NULL : d;
+        if (!given) {
+            *link = a->next;
+            continue;
+        }
+        mtbal_attr bound = *given;
+        bound.name = a->name;
+        bound.next = a->next;
+        bound.origin = NULL;
+        *a = bound;
+        link = &a->next;
+    }
+}
+
 void mtbal_attr_remove(mtbal_node *node, const char *name)
 {
     for (mtbal_attr **link = &node->attrs; *link; link = &(*link)->next)

@@ -391,6 +391,10 @@ mtbal_status mtbal_set_graph(mtbal_node *node, const char *name, mtbal_graph *gr
  */
 mtbal_status mtbal_copy_attrs(mtbal_node *to, const mtbal_node *from);
 void mtbal_attr_remove(mtbal_node *node, const char *name);
+/* Attributes of a copied node that refer to the function's become the call's, or the default; else
+ * they go. What the call gives may itself refer to an attribute, of the function that the call
+ * stands in. */
+void mtbal_bind_attrs(mtbal_node *node, const mtbal_node *call, const mtbal_function *function);
 
 /* ------------------------------------------------------------------ uses.c, copy.c: a whole graph
  */

@@ -16,31 +16,6 @@ typedef struct copied {
     int opset;
 } copied;
 
-/* Attributes that refer to the function's: what the call gives, or the default, or nothing. */
-static mtbal_status bind_attrs(const copied *c, mtbal_node *node)
-{
-    for (mtbal_attr **link = &node->attrs; *link;) {
-        mtbal_attr *a = *link;
-        if (!a->ref) {
-            link = &a->next;
-            continue;
-        }
-        const mtbal_attr *given = mtbal_attr_find(c->call, a->ref);
-        for (const mtbal_attr *d = c->f->defaults; d && !given; d = d->next)
-            given = strcmp(d->name, a->ref) ? NULL : d;
-        if (!given) {
-            *link = a->next;
-            continue;
-        }
-        mtbal_attr bound = *given;
-        bound.name = a->name;
-        bound.next = a->next;
-        *a = bound;
-        link = &a->next;
-    }
-    return MTBAL_OK;
-}
-
 static mtbal_status set_right(mtbal_node *node, void *context)
 {
     const copied *c = context;
@@ -52,7 +27,7 @@ static mtbal_status set_right(mtbal_node *node, void *context)
                           MAX_CREATED);
     if (c->f) {
         node->mark = c->opset;
-        MTBAL_TRY(bind_attrs(c, node));
+        mtbal_bind_attrs(node, c->call, c->f);
     }
     for (int i = 0; i < node->nin; i++)
         if (node->in[i] && node->in[i]->graph == c->body && node->in[i]->is_input)

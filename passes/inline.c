@@ -34,31 +34,10 @@ typedef struct binding {
     const mtbal_node *call;
 } binding;
 
-/* Attributes that refer to the function's become the call's, or the default; else they go. What the
- * call gives may itself refer to an attribute, of the function that the call stands in. */
 static mtbal_status bind_attrs(mtbal_node *node, void *context)
 {
     const binding *b = context;
-    for (mtbal_attr **link = &node->attrs; *link;) {
-        mtbal_attr *a = *link;
-        if (!a->ref) {
-            link = &a->next;
-            continue;
-        }
-        const mtbal_attr *given = mtbal_attr_find(b->call, a->ref);
-        for (const mtbal_attr *d = b->f->defaults; d && !given; d = d->next)
-            given = strcmp(d->name, a->ref) ? NULL : d;
-        if (!given) {
-            *link = a->next;
-            continue;
-        }
-        mtbal_attr bound = *given;
-        bound.name = a->name;
-        bound.next = a->next;
-        bound.origin = NULL;
-        *a = bound;
-        link = &a->next;
-    }
+    mtbal_bind_attrs(node, b->call, b->f);
     return MTBAL_OK;
 }
 

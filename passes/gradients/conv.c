@@ -226,12 +226,6 @@ static mtbal_value *bias_gradient(mtbal_gradient *g, int n)
     return mtbal_emit_reduce(g->b, "ReduceSum", g->dy[0], n + 1, axes, false);
 }
 
-static void like(mtbal_value *gradient, const mtbal_value *x)
-{
-    if (gradient)
-        gradient->type = x->type;
-}
-
 mtbal_status mtbal_rule_conv(mtbal_gradient *g)
 {
     mtbal_builder *b = g->b;
@@ -241,11 +235,11 @@ mtbal_status mtbal_rule_conv(mtbal_gradient *g)
             g, "a convolution whose kernel, or SAME padding, is not known before the run");
     if (g->need[0]) {
         g->dx[0] = call(g, &w, true, g->dy[0], g->x[1], mtbal_emit_shape(b, g->x[0]));
-        like(g->dx[0], g->x[0]);
+        rule_like(g->dx[0], g->x[0]);
     }
     if (g->need[1]) {
         g->dx[1] = call(g, &w, false, g->x[0], g->dy[0], mtbal_emit_shape(b, g->x[1]));
-        like(g->dx[1], g->x[1]);
+        rule_like(g->dx[1], g->x[1]);
     }
     if (g->nx > 2 && g->need[2])
         g->dx[2] = bias_gradient(g, w.n);
@@ -271,11 +265,11 @@ mtbal_status mtbal_rule_conv_transpose(mtbal_gradient *g)
             return mtbal_no_memory(g->diag);
         mtbal_emit_done(b, node);
         g->dx[0] = out;
-        like(out, g->x[0]);
+        rule_like(out, g->x[0]);
     }
     if (g->need[1]) {
         g->dx[1] = call(g, &w, false, g->dy[0], g->x[0], mtbal_emit_shape(b, g->x[1]));
-        like(g->dx[1], g->x[1]);
+        rule_like(g->dx[1], g->x[1]);
     }
     if (g->nx > 2 && g->need[2])
         g->dx[2] = bias_gradient(g, w.n);
@@ -326,7 +320,7 @@ mtbal_status mtbal_rule_max_pool(mtbal_gradient *g)
                                 (int64_t)ceil_mode) != MTBAL_OK)
         return mtbal_no_memory(g->diag);
     mtbal_emit_done(g->b, node);
-    like(g->dx[0], g->x[0]);
+    rule_like(g->dx[0], g->x[0]);
     return MTBAL_OK;
 }
 
@@ -410,7 +404,7 @@ mtbal_status mtbal_rule_average_pool(mtbal_gradient *g)
     w.group = 1;
     mtbal_value *wide = call(g, &w, true, joined, mtbal_const_tensor(b, kernel), want);
     g->dx[0] = mtbal_emit_reshape(b, wide, mtbal_emit_shape(b, x));
-    like(g->dx[0], x);
+    rule_like(g->dx[0], x);
     return MTBAL_OK;
 }
 

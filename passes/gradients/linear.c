@@ -39,11 +39,6 @@ static mtbal_value *swap_last(mtbal_builder *b, mtbal_value *x)
     return mtbal_emit_transpose(b, x, rank, perm);
 }
 
-static mtbal_value *unsqueeze(mtbal_builder *b, mtbal_value *x, int64_t axis)
-{
-    return mtbal_emit(b, "Unsqueeze", x, mtbal_const_i64s(b, 1, &axis));
-}
-
 /* X (..., N, K), W (K, M): dW sums over all leading axes: one product of flattened matrices. */
 static mtbal_value *weight_gradient(mtbal_builder *b, mtbal_value *x, mtbal_value *dy)
 {
@@ -66,11 +61,12 @@ mtbal_status mtbal_rule_matmul(mtbal_gradient *g)
     int rx = x->type.rank, rw = w->type.rank;
     if (rx < 1 || rw < 1)
         return rule_unsupported(g, "the rank of an operand is not known");
-    mtbal_value *x2 = rx == 1 ? unsqueeze(b, x, 0) : x, *w2 = rw == 1 ? unsqueeze(b, w, 1) : w;
+    mtbal_value *x2 = rx == 1 ? rule_unsqueeze(b, x, 0) : x,
+                *w2 = rw == 1 ? rule_unsqueeze(b, w, 1) : w;
     if (rw == 1)
-        dy = unsqueeze(b, dy, -1);
+        dy = rule_unsqueeze(b, dy, -1);
     if (rx == 1)
-        dy = unsqueeze(b, dy, -2);
+        dy = rule_unsqueeze(b, dy, -2);
     if (g->need[0]) {
         mtbal_value *dx = mtbal_emit(b, "MatMul", dy, swap_last(b, w2));
         g->dx[0] = rx == 1 ? mtbal_emit_sum_to(b, dx, x2) : dx;

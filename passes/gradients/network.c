@@ -6,12 +6,6 @@
 
 #define RULE(name) mtbal_status mtbal_rule_##name(mtbal_gradient *g)
 
-static void like(mtbal_value *gradient, const mtbal_value *x)
-{
-    if (gradient)
-        gradient->type = x->type;
-}
-
 /* ------------------------------------------------------------------ BatchNormalization */
 
 /* With the batch's own statistics (training): xhat = (x - mean) / sqrt(var + eps) over all axes but
@@ -83,7 +77,7 @@ RULE(batch_norm)
         mtbal_emit_done(b, node);
         for (int i = 0; i < 3; i++) {
             g->dx[i] = out[i];
-            like(out[i], g->x[i]);
+            rule_like(out[i], g->x[i]);
         }
         return MTBAL_OK;
     }
@@ -168,8 +162,8 @@ RULE(layer_norm)
                                 mtbal_attr_f(g->node, "epsilon", 1e-5)) != MTBAL_OK)
         return mtbal_no_memory(g->diag);
     mtbal_emit_done(b, node);
-    like(out[0], x);
-    like(out[1], x);
+    rule_like(out[0], x);
+    rule_like(out[1], x);
     g->dx[0] = out[0];
     g->dx[1] = out[1]; /* the pass sums it over the leading axes */
     if (g->nx > 2)
@@ -304,7 +298,7 @@ static mtbal_status class_loss(mtbal_gradient *g, bool cross_entropy)
                  (ignore && mtbal_set_i(node, "ignore_index", ignore->i) != MTBAL_OK)))
         return mtbal_no_memory(g->diag);
     mtbal_emit_done(g->b, node);
-    like(g->dx[0], g->x[0]);
+    rule_like(g->dx[0], g->x[0]);
     return MTBAL_OK;
 }
 RULE(softmax_cross_entropy_loss)
@@ -419,6 +413,6 @@ RULE(resize)
             perm);
     }
     g->dx[0] = dx;
-    like(dx == g->dy[0] ? NULL : dx, x);
+    rule_like(dx == g->dy[0] ? NULL : dx, x);
     return MTBAL_OK;
 }

@@ -44,11 +44,6 @@ static mtbal_value *slice(mtbal_builder *b, mtbal_value *x, int64_t axis, int64_
                       mtbal_const_i64s(b, 1, &axis), mtbal_const_i64s(b, 1, &step));
 }
 
-static mtbal_value *unsqueeze(mtbal_builder *b, mtbal_value *x, int64_t axis)
-{
-    return mtbal_emit(b, "Unsqueeze", x, mtbal_const_i64s(b, 1, &axis));
-}
-
 static mtbal_value *transposed(mtbal_builder *b, mtbal_value *x)
 {
     return mtbal_emit_transpose(b, x, 2, (int64_t[]){1, 0});
@@ -124,7 +119,7 @@ static void open_side(side *s)
     s->dh = part_of_state(s, g->ny > 1 ? g->dy[1] : NULL);
     s->dc = s->gates == 4 ? part_of_state(s, g->ny > 2 ? g->dy[2] : NULL) : NULL;
     s->before = mtbal_emit_attrs(
-        b, "Concat", 2, (mtbal_value *[]){unsqueeze(b, s->h0, 0), slice(b, s->y, 0, 0, -1, 1)},
+        b, "Concat", 2, (mtbal_value *[]){rule_unsqueeze(b, s->h0, 0), slice(b, s->y, 0, 0, -1, 1)},
         "axis=i", (int64_t)0);
 }
 
@@ -166,12 +161,6 @@ static mtbal_value *gate_inputs(const side *s, mtbal_value *x, mtbal_value *w, i
     mtbal_value *a = mtbal_emit(s->b, "MatMul", x, transposed(s->b, w));
     mtbal_builder *b = s->b;
     return s->bias ? ADD(a, pick(s, s->bias, 0, which)) : a;
-}
-
-static void like(mtbal_value *x, const mtbal_value *y)
-{
-    if (x && y)
-        x->type = y->type;
 }
 
 static void append(char *name, size_t size, const char *format, ...) MTBAL_PRINTF(3, 4);
@@ -218,8 +207,8 @@ static void call(side *s, const char *op, body_fn *body, int n, mtbal_value *con
                         (int64_t)s->form.linear) != MTBAL_OK)
         s->b->status = MTBAL_NOMEM;
     mtbal_emit_done(s->b, node);
-    like(out[0], in[0]); /* (S, B, ..): its rank; the last axis is set by the caller */
-    like(out[1], s->h0);
+    rule_like(out[0], in[0]); /* (S, B, ..): its rank; the last axis is set by the caller */
+    rule_like(out[1], s->h0);
 }
 
 static void finish(side *s, mtbal_value *da, mtbal_value *dr_of, mtbal_value *recurrent_db)
@@ -250,10 +239,10 @@ static void lstm_side(side *s)
     if (s->mask)
         in[n++] = s->mask;
     call(s, "LSTMGrad", recurrent_lstm_body, n, in, 5, out);
-    like(out[0], a);
-    like(out[2], s->h0);
-    like(out[3], s->y);
-    like(out[4], s->y);
+    rule_like(out[0], a);
+    rule_like(out[2], s->h0);
+    rule_like(out[3], s->y);
+    rule_like(out[4], s->y);
     s->dh0 = out[1];
     s->dc0 = out[2];
     finish(s, out[0], s->g->need[2] ? product(b, out[0], s->before) : NULL, NULL);
@@ -296,9 +285,9 @@ static void gru_side(side *s)
     if (s->mask)
         in[n++] = s->mask;
     call(s, "GRUGrad", recurrent_gru_body, n, in, 4, out);
-    like(out[0], a);
-    like(out[2], s->y);
-    like(out[3], s->y);
+    rule_like(out[0], a);
+    rule_like(out[2], s->y);
+    rule_like(out[3], s->y);
     s->dh0 = out[1];
     mtbal_value *dzr = third(s, out[0], 2, false);
     mtbal_value *dr =
@@ -317,7 +306,7 @@ static void rnn_side(side *s)
     if (s->mask)
         in[n++] = s->mask;
     call(s, "RNNGrad", recurrent_rnn_body, n, in, 2, out);
-    like(out[0], s->y);
+    rule_like(out[0], s->y);
     s->dh0 = out[1];
     finish(s, out[0], s->g->need[2] ? product(s->b, out[0], s->before) : NULL, NULL);
 }
@@ -365,8 +354,8 @@ static mtbal_value *both(mtbal_builder *b, int n, mtbal_value *first, mtbal_valu
 {
     if (!first)
         return NULL;
-    mtbal_value *one = unsqueeze(b, first, axis);
-    return n > 1 ? joined(b, one, unsqueeze(b, second, axis), axis) : one;
+    mtbal_value *one = rule_unsqueeze(b, first, axis);
+    return n > 1 ? joined(b, one, rule_unsqueeze(b, second, axis), axis) : one;
 }
 
 static void set_gradients(mtbal_gradient *g, const side *s, int n)
@@ -386,7 +375,7 @@ static void set_gradients(mtbal_gradient *g, const side *s, int n)
     for (int i = 0; i < g->nx && i < 8; i++)
         if (g->need[i] && all[i]) {
             g->dx[i] = all[i];
-            like(all[i], g->x[i]);
+            rule_like(all[i], g->x[i]);
         }
 }
 

@@ -32,6 +32,18 @@ static inline mtbal_value *rule_select(mtbal_builder *b, mtbal_value *condition,
     return mtbal_emit(b, "Where", condition, dy, rule_scalar(b, dy, 0));
 }
 
+/* What a function's call gives has the type of x. */
+static inline void rule_like(mtbal_value *gradient, const mtbal_value *x)
+{
+    if (gradient && x)
+        gradient->type = x->type;
+}
+
+static inline mtbal_value *rule_unsqueeze(mtbal_builder *b, mtbal_value *x, int64_t axis)
+{
+    return mtbal_emit(b, "Unsqueeze", x, mtbal_const_i64s(b, 1, &axis));
+}
+
 mtbal_status rule_unsupported(mtbal_gradient *g, const char *why);
 /* A call of the model-local function given by its text, with n operands and nout outputs;
  * attributes are set by the caller before mtbal_emit_done. The function's name is `op`. */
