@@ -188,7 +188,7 @@ $(BUILD)/gen/sources.c: $(SHIPPED)
 IEEE := -fno-math-errno -fno-trapping-math -ffp-contract=off -fno-asynchronous-unwind-tables
 $(BUILD)/runtime/%.o: KERNEL := -O2 -ftree-vectorize $(IEEE)
 # Where the time goes. Elsewhere the copies of loops that -O3 makes are 60 KB, and hardly faster.
-$(addprefix $(BUILD)/runtime/,gemm.o gemm_micro.o kernels/conv.o): KERNEL := -O3 $(IEEE)
+$(addprefix $(BUILD)/runtime/,gemm.o gemm_micro.o kernels/conv.o kernels/gram.o): KERNEL := -O3 $(IEEE)
 
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)

@@ -61,11 +61,11 @@ static bool chain_has_binary(int op)
     return op >= 0 && op <= RT_PRELU && op != RT_MOD && op != RT_FMOD;
 }
 
+/* Adam's is faster as a kernel of its own. */
 static bool is_update(const mtbal_node *node)
 {
     return !strcmp(node->domain, "mtbal") &&
-           (!strcmp(node->op, "SGDUpdate") || !strcmp(node->op, "MomentumUpdate") ||
-            !strcmp(node->op, "AdamUpdate") || !strcmp(node->op, "AdamWUpdate"));
+           (!strcmp(node->op, "SGDUpdate") || !strcmp(node->op, "MomentumUpdate"));
 }
 
 static bool known_op(const mtbal_node *node)
@@ -91,7 +91,7 @@ static bool is_float_type(mtbal_dtype d)
 static mtbal_dtype computing_type(lowering *l, const mtbal_node *node)
 {
     mtbal_dtype found = MTBAL_BOOL;
-    if (!known_op(node) || !node->nout || !node->out[0])
+    if (!known_op(node) || !node->nout || !node->out[0] || lower_is_constant(node->out[0]))
         return MTBAL_UNDEFINED;
     for (int i = 0; i < node->nin + node->nout; i++) {
         const mtbal_value *v = i < node->nin ? node->in[i] : node->out[i - node->nin];
@@ -208,26 +208,6 @@ static void momentum_code(chain_builder *c, const mtbal_node *node)
                binary(c, RT_SUB, p, binary(c, RT_MUL, lr, step)));
 }
 
-/* (p, g, m, v, lr, beta1, beta2, eps, c1, c2 [, decay]): as the kernel adam_update computes it. */
-static void adam_code(chain_builder *c, const mtbal_node *node)
-{
-    int x[11], one = number(c, 1);
-    for (int i = 0; i < 11; i++)
-        x[i] = operand_of(c, node, i);
-    int a1 = binary(c, RT_SUB, one, x[5]), a2 = binary(c, RT_SUB, one, x[6]);
-    int m = binary(c, RT_ADD, binary(c, RT_MUL, x[5], x[2]), binary(c, RT_MUL, a1, x[1]));
-    int gg = binary(c, RT_MUL, x[1], x[1]);
-    int v = binary(c, RT_ADD, binary(c, RT_MUL, x[6], x[3]), binary(c, RT_MUL, a2, gg));
-    int root = emit_code(c, RT_SQRT, binary(c, RT_DIV, v, x[9]), -1, -1);
-    int rate = binary(c, RT_DIV, x[4], x[8]), p = x[0];
-    int step = binary(c, RT_DIV, binary(c, RT_MUL, rate, m), binary(c, RT_ADD, root, x[7]));
-    if (x[10] >= 0)
-        p = binary(c, RT_MUL, binary(c, RT_SUB, one, binary(c, RT_MUL, x[4], x[10])), p);
-    const int results[3] = {binary(c, RT_SUB, p, step), m, v};
-    for (int i = 0; i < 3; i++)
-        set_result(c, op_wants(node, i) ? node->out[i] : NULL, results[i]);
-}
-
 static int unary_code(chain_builder *c, const mtbal_node *node, const rt_unary_attr *at)
 {
     bool alpha = at->op == RT_LEAKY_RELU || at->op == RT_ELU || at->op == RT_SWISH ||
@@ -256,10 +236,7 @@ static void node_code(chain_builder *c, const mtbal_node *node)
     rt_unary_attr at;
     int op = op_binary_of(node), y;
     if (is_update(node)) {
-        if (node->op[0] == 'A')
-            adam_code(c, node);
-        else
-            momentum_code(c, node);
+        momentum_code(c, node);
         return;
     }
     if (mtbal_node_is(node, "Where")) {
@@ -289,12 +266,12 @@ static void node_code(chain_builder *c, const mtbal_node *node)
 
 /* ------------------------------------------------------------------ the limits of a group */
 
-/* Room that a node takes at most: instructions and inputs. */
+/* Instructions that a node takes at most. */
 static int room_of(const mtbal_node *node)
 {
-    if (!is_update(node))
-        return node->nin + 2;
-    return node->op[0] == 'A' ? 20 : 5;
+    if (is_update(node))
+        return 5;
+    return mtbal_node_is(node, "Where") ? 1 : node->nin == 2 ? 2 : node->nin + 1;
 }
 
 static bool is_input(const group *g, const mtbal_value *v)
@@ -521,20 +498,18 @@ static mtbal_status emit_apart(lowering *l, const group *g)
     return MTBAL_OK;
 }
 
+/* Memory for what is needed outside; too many are noticed before any is made. */
 static mtbal_status set_outputs(chain_builder *c)
 {
     lowering *l = c->l;
-    for (int i = 0; i < c->g->count; i++)
+    c->full = needed_outside(l, c->g) > RT_CHAIN_OUTPUTS;
+    for (int i = 0; i < c->g->count && !c->full; i++)
         for (int k = 0; k < c->g->members[i]->nout; k++) {
             const mtbal_node *node = c->g->members[i];
             const mtbal_value *v = node->out[k];
             const place *p = v ? lower_place(l, v) : NULL;
             if (!p || p->uses <= p->uses_inside)
                 continue;
-            if (c->at.nout == RT_CHAIN_OUTPUTS) {
-                c->full = true;
-                return MTBAL_OK;
-            }
             c->at.result[c->at.nout] = p->code - RESULT;
             c->out[c->at.nout++] = op_out(l, node, k);
         }
@@ -575,6 +550,7 @@ mtbal_status lower_emit_group(lowering *l, group *g)
             c.at.code[i] = (uint8_t)(c.at.code[i] + c.at.nin - RESULT);
     for (int i = 0; i < c.at.nout; i++)
         c.at.result[i] += c.at.nin;
+    lower_shorten_chain(&c.at);
     op_call_n(l, RT_KERNEL_chain, &c.at, c.at.nin, c.in, c.at.nout, c.out);
     return l->status;
 }

@@ -241,6 +241,7 @@ mtbal_status lower_fuse(lowering *l);
 mtbal_status lower_count_uses(lowering *l);
 mtbal_status lower_group(lowering *l);
 mtbal_status lower_emit_group(lowering *l, group *g);
+void lower_shorten_chain(rt_chain_attr *at); /* chain.c */
 /* Emits the node, or the group that ends with it, or nothing where it is inside a group. */
 mtbal_status lower_emit_fused(lowering *l, mtbal_node *node);
 mtbal_status lower_memory(lowering *l);

@@ -504,6 +504,17 @@ static bool gemm(selecting *w)
     return select_axis(w, 2) < 0 && (along < 0 || type_of(w, 2)->dims[along].size == 1);
 }
 
+/* Vectors selected alike: what is not counts 0. */
+static bool gram(selecting *w)
+{
+    for (int i = 0; i < w->node->nin; i++) {
+        if (select_axis(w, i) != select_axis(w, 0))
+            return false;
+        select_fill(w, i, 0);
+    }
+    return true;
+}
+
 /* ------------------------------------------------------------------ the table */
 
 select_rule *lower_select_rule(const mtbal_node *node)
@@ -561,5 +572,7 @@ select_rule *lower_select_rule(const mtbal_node *node)
     if (node->opcode == MTBAL_OP_softmax_cross_entropy_loss_grad ||
         node->opcode == MTBAL_OP_nll_loss_grad)
         return class_loss_grad;
+    if (node->opcode == MTBAL_OP_gram)
+        return gram;
     return lower_is_elementwise(node) ? elementwise : NULL;
 }

@@ -3,10 +3,10 @@
  * the sweeps of single tasks with them. */
 #include "passes/internal.h"
 
+#include <stdio.h>
 #include <string.h>
 
-/* Above this many tasks inner products are taken as one matrix product per vector, not pair by
- * pair: fewer nodes, and a GEMM is faster than so many dot products. */
+/* Above this many tasks no products of rows are taken: they are taken pair by pair. */
 enum { MAX_PAIRWISE = 8 };
 
 /* X W in the trunk, W a parameter in scope that nothing else reads: its gradient is X^T dY, so
@@ -185,90 +185,167 @@ static mtbal_value *product_inner(mtbal_context *c, mtbal_builder *b, product *p
 /* Half precision overflows at the square of 256. */
 static mtbal_value *widen(mtbal_builder *b, mtbal_value *x)
 {
-    bool half = x && (x->type.dtype == MTBAL_FLOAT16 || x->type.dtype == MTBAL_BFLOAT16);
+    bool half = x->type.dtype == MTBAL_FLOAT16 || x->type.dtype == MTBAL_BFLOAT16;
     return half ? mtbal_emit_cast(b, x, MTBAL_FLOAT) : x;
 }
 
-static mtbal_value *vector_inner(mtbal_builder *b, mtbal_value *x, mtbal_value *y)
+static mtbal_value *flatten(mtbal_builder *b, mtbal_value *x)
 {
-    if (!x || !y)
-        return NULL;
-    if (x == y)
-        return mtbal_emit_reduce(b, "ReduceSumSquare", widen(b, x), 0, NULL, false);
-    return mtbal_emit_reduce(b, "ReduceSum", mtbal_emit(b, "Mul", widen(b, x), widen(b, y)), 0,
-                             NULL, false);
+    const int64_t all = -1;
+    return mtbal_emit_reshape(b, x, mtbal_const_i64s(b, 1, &all));
 }
 
-/* <g_i, g_j> over the scope, a scalar. */
-static mtbal_value *inner(mtbal_context *c, mtbal_builder *b, const scope *sc, int i, int j)
+/* Gram_N (g1, .., gN) -> [N,N] of <g_i, g_j>: the vectors as rows of S, S S^T. */
+static mtbal_status add_function(mtbal_builder *b, int n, char *name, size_t size)
 {
-    mtbal_value *sum = NULL;
-    mtbal_dtype dtype = mtbal_float_type(c);
-    for (int k = 0; k < sc->n; k++) {
-        mtbal_value *dot = sc->products[k].x ? product_inner(c, b, &sc->products[k], i, j)
-                                             : vector_inner(b, sc->vectors[i * sc->n + k],
-                                                            sc->vectors[j * sc->n + k]);
-        if (!dot)
-            continue;
-        dot = mtbal_emit_cast(b, dot, dtype);
-        sum = sum ? mtbal_emit(b, "Add", sum, dot) : dot;
+    char operands[MTBAL_MAX_TASKS * 5 + 1], rows[MTBAL_MAX_TASKS * 5 + 1],
+        reshapes[MTBAL_MAX_TASKS * 32 + 1],
+        text[sizeof operands + sizeof rows + sizeof reshapes + 200];
+    size_t o = 0, r = 0, s = 0;
+    for (int i = 1; i <= n; i++) {
+        const char *comma = i > 1 ? ", " : "";
+        o += (size_t)snprintf(operands + o, sizeof operands - o, "%sg%d", comma, i);
+        r += (size_t)snprintf(rows + r, sizeof rows - r, "%sr%d", comma, i);
+        s += (size_t)snprintf(reshapes + s, sizeof reshapes - s, "  r%d = Reshape (g%d, row)\n", i,
+                              i);
     }
-    return sum ? sum : mtbal_const_scalar(b, dtype, 0);
+    snprintf(name, size, "Gram_%d", n);
+    snprintf(text, sizeof text,
+             "%s (%s) => (G) {\n"
+             "  row = Constant <value = int64[2] {1, -1}> ()\n"
+             "%s"
+             "  S = Concat <axis = 0> (%s)\n"
+             "  G = Gemm <transB = 1> (S, S)\n"
+             "}",
+             name, operands, reshapes, rows);
+    return mtbal_builder_function(b, text);
 }
 
-/* [K,K] from the inner products, each computed once. squares: those of i = j. */
-static mtbal_value *pairwise_gram(mtbal_context *c, mtbal_builder *b, const scope *sc,
-                                  mtbal_value *const *squares)
+/* Gram matrix of vector k of those tasks that have it. */
+static mtbal_value *vector_gram(mtbal_context *c, mtbal_builder *b, const scope *sc, int k)
+{
+    mtbal_value *in[MTBAL_MAX_TASKS], *gram = NULL;
+    char name[24];
+    int n = 0;
+    for (int t = 0; t < c->ntasks; t++)
+        if (sc->vectors[t * sc->n + k])
+            in[n++] = widen(b, sc->vectors[t * sc->n + k]);
+    if (b->status != MTBAL_OK || add_function(b, n, name, sizeof name) != MTBAL_OK)
+        return NULL;
+    mtbal_emit_done(b, mtbal_emit_node(b, "mtbal", name, n, in, 1, &gram));
+    return mtbal_emit_cast(b, gram, mtbal_float_type(c));
+}
+
+/* [n,n] of the given tasks -> [K,K], 0 for the others. */
+static mtbal_value *spread(mtbal_context *c, mtbal_builder *b, uint64_t tasks, mtbal_value *gram)
+{
+    int n = 0, at[MTBAL_MAX_TASKS], k = c->ntasks;
+    const int64_t square[2] = {k, k}, one = 1;
+    for (int t = 0; t < k; t++)
+        at[t] = tasks >> t & 1 ? n++ : -1;
+    if (n == k)
+        return gram;
+    mtbal_tensor *index = mtbal_tensor_new(c->model, MTBAL_INT64, 2, square, NULL);
+    if (!index) {
+        b->status = mtbal_no_memory(c->diag);
+        return NULL;
+    }
+    for (int i = 0; i < k; i++)
+        for (int j = 0; j < k; j++)
+            ((int64_t *)index->data)[i * k + j] =
+                at[i] < 0 || at[j] < 0 ? n * n : at[i] * n + at[j];
+    mtbal_value *zero = mtbal_const_scalar(b, mtbal_float_type(c), 0);
+    mtbal_value *parts[2] = {flatten(b, gram),
+                             mtbal_emit_reshape(b, zero, mtbal_const_i64s(b, 1, &one))};
+    mtbal_value *flat = mtbal_emit_attrs(b, "Concat", 2, parts, "axis=i", (int64_t)0);
+    return mtbal_emit(b, "Gather", flat, mtbal_const_tensor(b, index));
+}
+
+/* The tasks that have vector k; 0 where the vector is not needed. */
+static uint64_t tasks_of(const mtbal_context *c, const scope *sc, int k)
+{
+    uint64_t tasks = 0;
+    for (int t = 0; t < c->ntasks && !sc->products[k].x; t++)
+        tasks |= (uint64_t)(sc->vectors[t * sc->n + k] != NULL) << t;
+    return tasks;
+}
+
+static mtbal_value *add(mtbal_builder *b, mtbal_value *sum, mtbal_value *x)
+{
+    return sum ? mtbal_emit(b, "Add", sum, x) : x;
+}
+
+/* [K,K] over the vectors, NULL: there are none. Those of the same tasks are added up first. */
+static mtbal_value *vectors_gram(mtbal_context *c, mtbal_builder *b, const scope *sc)
+{
+    mtbal_value *total = NULL;
+    for (int k = 0; k < sc->n; k++) {
+        uint64_t tasks = tasks_of(c, sc, k);
+        bool seen = !tasks;
+        for (int before = 0; before < k && !seen; before++)
+            seen = tasks_of(c, sc, before) == tasks;
+        mtbal_value *sum = NULL;
+        for (int same = k; same < sc->n && !seen; same++)
+            if (tasks_of(c, sc, same) == tasks)
+                sum = add(b, sum, vector_gram(c, b, sc, same));
+        if (sum)
+            total = add(b, total, spread(c, b, tasks, sum));
+    }
+    return total;
+}
+
+/* [K,K] over the products, NULL: there are none. Each pair is computed once. */
+static mtbal_value *products_gram(mtbal_context *c, mtbal_builder *b, const scope *sc)
 {
     mtbal_value *g[MAX_PAIRWISE * MAX_PAIRWISE];
-    int k = c->ntasks;
-    const int64_t one = 1, square[2] = {k, k};
-    for (int i = 0; i < k; i++)
+    int n = c->ntasks, found = 0;
+    const int64_t one = 1, square[2] = {n, n};
+    for (int p = 0; p < sc->n; p++)
+        found += sc->products[p].x != NULL;
+    for (int i = 0; i < n && found; i++)
         for (int j = 0; j <= i; j++) {
-            mtbal_value *dot = i == j ? squares[i] : inner(c, b, sc, i, j);
-            g[i * k + j] = g[j * k + i] = mtbal_emit_reshape(b, dot, mtbal_const_i64s(b, 1, &one));
+            mtbal_value *sum = NULL;
+            for (int p = 0; p < sc->n; p++) {
+                mtbal_value *dot =
+                    sc->products[p].x ? product_inner(c, b, &sc->products[p], i, j) : NULL;
+                sum = dot ? add(b, sum, mtbal_emit_cast(b, dot, mtbal_float_type(c))) : sum;
+            }
+            sum = sum ? sum : mtbal_const_scalar(b, mtbal_float_type(c), 0);
+            g[i * n + j] = g[j * n + i] = mtbal_emit_reshape(b, sum, mtbal_const_i64s(b, 1, &one));
         }
-    mtbal_value *flat = mtbal_emit_attrs(b, "Concat", k * k, g, "axis=i", (int64_t)0);
+    if (!found)
+        return NULL;
+    mtbal_value *flat = mtbal_emit_attrs(b, "Concat", n * n, g, "axis=i", (int64_t)0);
     return mtbal_emit_reshape(b, flat, mtbal_const_i64s(b, 2, square));
 }
 
-/* The same, a matrix product S S^T for each vector; S [K,n] has the tasks' gradients as rows. */
-static mtbal_value *stacked_gram(mtbal_context *c, mtbal_builder *b, const scope *sc)
+static mtbal_value *gram_matrix(mtbal_context *c, mtbal_builder *b, const scope *sc)
 {
-    mtbal_value *sum = NULL, *rows[MTBAL_MAX_TASKS];
-    const int64_t flat[2] = {1, -1};
-    for (int v = 0; v < sc->n; v++) {
-        mtbal_value *like = NULL;
-        for (int t = 0; t < c->ntasks; t++)
-            like = sc->vectors[t * sc->n + v] ? sc->vectors[t * sc->n + v] : like;
-        for (int t = 0; t < c->ntasks && like; t++) {
-            mtbal_value *g = sc->vectors[t * sc->n + v];
-            g = widen(b, g ? g : mtbal_emit_fill_like(b, like, 0));
-            rows[t] = mtbal_emit_reshape(b, g, mtbal_const_i64s(b, 2, flat));
-        }
-        if (!like)
-            continue;
-        mtbal_value *s = mtbal_emit_attrs(b, "Concat", c->ntasks, rows, "axis=i", (int64_t)0);
-        mtbal_value *part = mtbal_emit_cast(b, outer(b, s, s), mtbal_float_type(c));
-        sum = sum ? mtbal_emit(b, "Add", sum, part) : part;
-    }
-    if (sum)
-        return sum;
     const int64_t square[2] = {c->ntasks, c->ntasks};
+    mtbal_value *vectors = vectors_gram(c, b, sc), *products = products_gram(c, b, sc);
+    if (vectors || products)
+        return vectors && products ? add(b, vectors, products) : vectors ? vectors : products;
     return mtbal_const_tensor(b, mtbal_tensor_new(c->model, mtbal_float_type(c), 2, square, NULL));
 }
 
-/* gram / (norms norms^T); 0 where a gradient is 0. */
-static mtbal_value *cosines(mtbal_context *c, mtbal_builder *b, mtbal_value *const *norms)
+/* Roots of the diagonal [K]. */
+static mtbal_value *norms_of(mtbal_context *c, mtbal_builder *b)
 {
-    mtbal_value *parts[MTBAL_MAX_TASKS];
-    mtbal_dtype dtype = mtbal_float_type(c);
-    const int64_t one = 1, column[2] = {c->ntasks, 1};
+    int64_t diagonal[MTBAL_MAX_TASKS];
     for (int i = 0; i < c->ntasks; i++)
-        parts[i] = mtbal_emit_reshape(b, norms[i], mtbal_const_i64s(b, 1, &one));
-    mtbal_value *row = mtbal_emit_attrs(b, "Concat", c->ntasks, parts, "axis=i", (int64_t)0);
+        diagonal[i] = i * (c->ntasks + 1);
+    return mtbal_emit(
+        b, "Sqrt",
+        mtbal_emit(b, "Gather", flatten(b, c->gram), mtbal_const_i64s(b, c->ntasks, diagonal)));
+}
+
+/* gram / (norms norms^T); 0 where a gradient is 0. */
+static mtbal_value *cosines(mtbal_context *c, mtbal_builder *b, mtbal_value *norms)
+{
+    mtbal_dtype dtype = mtbal_float_type(c);
+    const int64_t column[2] = {c->ntasks, 1};
     mtbal_value *products =
-        mtbal_emit(b, "Mul", mtbal_emit_reshape(b, row, mtbal_const_i64s(b, 2, column)), row);
+        mtbal_emit(b, "Mul", mtbal_emit_reshape(b, norms, mtbal_const_i64s(b, 2, column)), norms);
     mtbal_value *zero = mtbal_const_scalar(b, dtype, 0);
     mtbal_value *none = mtbal_emit(b, "Equal", products, zero);
     mtbal_value *safe = mtbal_emit(b, "Where", none, mtbal_const_scalar(b, dtype, 1), products);
@@ -277,26 +354,29 @@ static mtbal_value *cosines(mtbal_context *c, mtbal_builder *b, mtbal_value *con
 
 /* ------------------------------------------------------------------ the pass */
 
-static mtbal_status measure_scope(mtbal_context *c, const scope *sc)
+static mtbal_status output_norms(mtbal_context *c)
 {
-    mtbal_value *squares[MTBAL_MAX_TASKS], *norms[MTBAL_MAX_TASKS];
     mtbal_builder b;
-    bool wanted = c->options->outputs & MTBAL_OUT_NORMS;
+    mtbal_pass_builder(c, &b, "mtbal/measure/", "norm", NULL);
+    mtbal_value *norms = norms_of(c, &b), *cosine = cosines(c, &b, norms);
+    MTBAL_TRY(b.status);
     for (int i = 0; i < c->ntasks; i++) {
         mtbal_pass_builder(c, &b, "mtbal/measure/", "norm", c->tasks[i].name);
-        squares[i] = inner(c, &b, sc, i, i);
-        norms[i] = mtbal_emit(&b, "Sqrt", squares[i]);
+        mtbal_value *norm = mtbal_emit(&b, "Gather", norms, mtbal_const_i64(&b, i));
         MTBAL_TRY(b.status);
-        if (wanted)
-            MTBAL_TRY(mtbal_output_as(c, norms[i], "mtbal/grad_norm/", c->tasks[i].name));
+        MTBAL_TRY(mtbal_output_as(c, norm, "mtbal/grad_norm/", c->tasks[i].name));
     }
+    return mtbal_output_as(c, cosine, "mtbal/", "cosine");
+}
+
+static mtbal_status measure_scope(mtbal_context *c, const scope *sc)
+{
+    mtbal_builder b;
     mtbal_pass_builder(c, &b, "mtbal/measure/", "gram", NULL);
-    c->gram =
-        c->ntasks <= MAX_PAIRWISE ? pairwise_gram(c, &b, sc, squares) : stacked_gram(c, &b, sc);
-    mtbal_value *cosine = wanted ? cosines(c, &b, norms) : NULL;
+    c->gram = gram_matrix(c, &b, sc);
     MTBAL_TRY(b.status);
-    if (wanted)
-        MTBAL_TRY(mtbal_output_as(c, cosine, "mtbal/", "cosine"));
+    if (c->options->outputs & MTBAL_OUT_NORMS)
+        MTBAL_TRY(output_norms(c));
     return c->options->outputs & MTBAL_OUT_GRAM ? mtbal_output_as(c, c->gram, "mtbal/", "gram")
                                                 : MTBAL_OK;
 }

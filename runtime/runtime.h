@@ -211,11 +211,12 @@ enum {
     RT_CHAIN_UNARY = 0,
     RT_CHAIN_BINARY = 100,
     RT_CHAIN_WHERE = 200,
-    RT_CHAIN_INPUTS = 16,
+    RT_CHAIN_MULADD = 201, /* a b + c, rounded twice */
+    RT_CHAIN_INPUTS = 32,
     RT_CHAIN_OUTPUTS = 6,
-    RT_CHAIN_CODE = 40,
+    RT_CHAIN_CODE = 48,
     RT_CHAIN_NONE = 255, /* no operand */
-    RT_CHAIN_BLOCK = 256 /* elements that go through the chain at a time */
+    RT_CHAIN_BLOCK = 512 /* elements that go through the chain at a time */
 };
 
 enum {

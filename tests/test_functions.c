@@ -56,6 +56,7 @@ static const function_case cases[] = {
      "z, y = GRU <hidden_size = 3> (t, b, c)"},
     {"RNNSteps", "sgd", "float[3,2,2] a, float[1,3,2] b, float[1,3,3] c",
      "z, y = RNN <hidden_size = 3> (t, b, c)"},
+    {"Gram", "sgd", "float[57,37] a", "y = Relu (t)"},
     {"SGDUpdate", "sgd", "float[5,3] a", "y = Relu (t)"},
     {"MomentumUpdate", "momentum", "float[5,3] a", "y = Relu (t)"},
     {"AdamUpdate", "adam", "float[5,3] a", "y = Relu (t)"},
@@ -80,7 +81,8 @@ static void print_operands(FILE *to, const char *operands)
     }
 }
 
-/* t = a, doubled, so that the gradient of the operator's own operand is wanted. */
+/* t = a, doubled, so that the gradient of the operator's own operand is wanted. For Gram there is a
+ * second task. */
 static mtbal_model *step_of(const function_case *c)
 {
     char *text = NULL;
@@ -89,10 +91,13 @@ static mtbal_model *step_of(const function_case *c)
     mtbal_diag diag = {0};
     mtbal_context *context;
     mtbal_options options;
+    bool two = !strcmp(c->function, "Gram");
     FILE *to = open_memstream(&text, &size);
-    fprintf(to, "<ir_version: 8, opset_import: [\"\" : 17]>\ng () => (float loss) <");
+    fprintf(to, "<ir_version: 8, opset_import: [\"\" : 17]>\ng () => (float loss%s) <",
+            two ? ", float other" : "");
     print_operands(to, c->operands);
-    fprintf(to, "> { t = Add (a, a) %s s = Sin (y) loss = ReduceSum <keepdims = 0> (s) }", c->text);
+    fprintf(to, "> { t = Add (a, a) %s s = Sin (y) loss = ReduceSum <keepdims = 0> (s) %s }",
+            c->text, two ? "q = Mul (y, y) other = ReduceSum <keepdims = 0> (q)" : "");
     fclose(to);
     mtbal_model *model = mtbal_parse_model(text, &diag);
     ck_assert_msg(model != NULL, "%s: %s: %s", text, diag.where, diag.what);
@@ -100,7 +105,7 @@ static mtbal_model *step_of(const function_case *c)
     mtbal_options_default(&options);
     options.optimizer = c->optimizer;
     options.balance = "equal";
-    options.outputs = MTBAL_OUT_GRADS;
+    options.outputs = two ? MTBAL_OUT_NORMS | MTBAL_OUT_GRAM : MTBAL_OUT_GRADS;
     options.train = &all;
     options.ntrain = 1;
     ck_assert_msg(mtbal_rewrite(model, &options, &context, &diag) == MTBAL_OK, "%s: %s: %s",

@@ -99,6 +99,22 @@ static const struct by_hand {
      1,
      {1, 2, 3, 4},
      {5, 18, 19, 40}},
+    {"products that only a sum reads",
+     HEAD "g (float[4] x) => (float[4] y) <float k = {3}> {\n"
+          "  a = Mul (k, x)  b = Mul (x, x)  c = Add (a, x)  y = Add (b, c) }",
+     4,
+     4,
+     1,
+     {1, 2, 3, -4},
+     {5, 12, 21, 0}},
+    {"a product that is read twice",
+     HEAD "g (float[4] x) => (float[4] y) {\n"
+          "  a = Mul (x, x)  b = Add (a, x)  c = Add (a, a)  y = Sub (b, c) }",
+     4,
+     4,
+     1,
+     {1, 2, 3, -4},
+     {0, -2, -6, -20}},
     {"Where and a comparison",
      HEAD "g (float[4] x) => (float[4] y) <float z = {0}> {\n"
           "  c = Greater (x, z)  n = Neg (x)  y = Where (c, x, n) }",

@@ -76,6 +76,19 @@ mtbal_status mtbal_shape_as_told(mtbal_infer *s)
     return give(s, 0, &type);
 }
 
+/* (g_1, .., g_n) -> (n, n) */
+mtbal_status mtbal_shape_gram(mtbal_infer *s)
+{
+    mtbal_dim *dims = mtbal_arena_array(s->model->arena, 2, sizeof *dims);
+    if (!dims)
+        return mtbal_no_memory(s->diag);
+    dims[0] = dims[1] = mtbal_dim_const(s->node->nin);
+    mtbal_type type = {
+        MTBAL_TENSOR, s->node->nin && s->node->in[0] ? s->node->in[0]->type.dtype : MTBAL_UNDEFINED,
+        2, dims};
+    return give(s, 0, &type);
+}
+
 /* Gradient: dy/dx_i has the shape of the i-th operand. */
 mtbal_status mtbal_shape_gradient(mtbal_infer *s)
 {

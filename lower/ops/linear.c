@@ -124,3 +124,19 @@ mtbal_status lower_det(lowering *l, mtbal_node *node)
     op_call1(l, RT_KERNEL_det, NULL, x, op_out(l, node, 0));
     return MTBAL_OK;
 }
+
+/* Gram_N (g1, .., gN), of the same number of elements */
+mtbal_status lower_gram(lowering *l, mtbal_node *node)
+{
+    operand *in = mtbal_arena_array(l->arena, (size_t)node->nin + 1, sizeof *in), y;
+    if (!in)
+        return mtbal_no_memory(l->diag);
+    for (int i = 0; i < node->nin; i++) {
+        in[i] = op_in(l, node, i);
+        if (in[i].cell < 0 || op_count(in[i]) != op_count(in[0]))
+            return lower_refuse(l, node, "its operands differ in size");
+    }
+    y = op_out(l, node, 0);
+    op_call_n(l, RT_KERNEL_gram, NULL, node->nin, in, 1, &y);
+    return MTBAL_OK;
+}

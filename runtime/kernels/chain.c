@@ -115,24 +115,48 @@ static double element(const rt_tensor *t, int64_t i)
             }                             \
         }                                 \
         break;
-/* The choice between two operands, each of which may be one element for all. */
+/* The choice between two operands, each of which may be one element for all. Both are read first:
+ * compilers do not vectorise a read that depends on a condition. */
+#define CHOOSE(q_i, w_i)             \
+    for (int i = 0; i < n; i++) {    \
+        const T yes = q_i, no = w_i; \
+        r[i] = p[i] != 0 ? yes : no; \
+    }
 #define RUN_WHERE                                                           \
     case RT_CHAIN_WHERE: {                                                  \
         const int s = v[0].step;                                            \
         if (s && v[1].step && v[2].step)                                    \
-            for (int i = 0; i < n; i++)                                     \
-                r[i] = p[i] != 0 ? q[i] : w[i];                             \
+            CHOOSE(q[i], w[i])                                              \
         else if (s && v[1].step)                                            \
-            for (int i = 0; i < n; i++)                                     \
-                r[i] = p[i] != 0 ? q[i] : b;                                \
+            CHOOSE(q[i], b)                                                 \
         else if (s && v[2].step)                                            \
-            for (int i = 0; i < n; i++)                                     \
-                r[i] = p[i] != 0 ? a : w[i];                                \
+            CHOOSE(a, w[i])                                                 \
         else                                                                \
             for (int i = 0; i < n; i++)                                     \
                 r[i] = p[i * s] != 0 ? q[i * v[1].step] : w[i * v[2].step]; \
         break;                                                              \
     }
+/* a b + c, c one for each; a or b may be one for all. */
+#define MULADD(p_i, q_i)             \
+    for (int i = 0; i < n; i++) {    \
+        const T product = p_i * q_i; \
+        r[i] = product + w[i];       \
+    }
+#define RUN_MULADD                                                     \
+    case RT_CHAIN_MULADD:                                              \
+        if (v[0].step && v[1].step && v[2].step)                       \
+            MULADD(p[i], q[i])                                         \
+        else if (v[0].step && v[2].step)                               \
+            MULADD(p[i], a)                                            \
+        else if (v[1].step && v[2].step) {                             \
+            const T x = p[0];                                          \
+            MULADD(x, q[i])                                            \
+        } else                                                         \
+            for (int i = 0; i < n; i++) {                              \
+                const T product = p[i * v[0].step] * q[i * v[1].step]; \
+                r[i] = product + w[i * v[2].step];                     \
+            }                                                          \
+        break;
 /* One instruction over a block of n elements; a and b are its second and third operand where they
  * are one element for all. */
 #define INSTRUCTION(OPS)                                                            \
@@ -141,7 +165,7 @@ static double element(const rt_tensor *t, int64_t i)
     T *r = (T *)result;                                                             \
     (void)a, (void)b;                                                               \
     switch (op) {                                                                   \
-        OPS RUN_WHERE default : break;                                              \
+        OPS RUN_WHERE RUN_MULADD default : break;                                   \
     }
 
 #define T float

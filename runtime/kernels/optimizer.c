@@ -3,6 +3,7 @@
 #include "runtime/kernels/kernels.h"
 
 #include <math.h>
+#include <string.h>
 
 typedef struct update {
     const rt_tensor *in, *out;
@@ -49,16 +50,24 @@ UPDATE(sgd, SGD)
     }
 UPDATE(momentum, MOMENTUM)
 
-#define ADAM(T, ROOT)                                                                  \
-    const T *p = P(T, 0), *g = P(T, 1), *m = P(T, 2), *v = P(T, 3);                    \
-    const T b1 = (T)u->a, b2 = (T)u->b, e = (T)u->epsilon, rate = (T)u->lr / (T)u->c1; \
-    const T c2 = (T)u->c2, keep = (T)u->keep, a1 = 1 - b1, a2 = 1 - b2;                \
-    T *q = Q(T, 0), *n = Q(T, 1), *w = Q(T, 2);                                        \
-    for (int64_t i = first; i < last; i++) {                                           \
-        T nm = b1 * m[i] + a1 * g[i], nv = b2 * v[i] + a2 * (g[i] * g[i]);             \
-        n[i] = nm;                                                                     \
-        w[i] = nv;                                                                     \
-        q[i] = keep * p[i] - rate * nm / (ROOT(nv / c2) + e);                          \
+/* Some elements at a time, by way of arrays that nothing else points to: then the loop vectorises,
+ * though the results may lie over the operands. */
+enum { ADAM_BLOCK = 64 };
+#define ADAM(T, ROOT)                                                                       \
+    const T b1 = (T)u->a, b2 = (T)u->b, e = (T)u->epsilon, rate = (T)u->lr / (T)u->c1;      \
+    const T c2 = (T)u->c2, keep = (T)u->keep, a1 = 1 - b1, a2 = 1 - b2;                     \
+    T q[ADAM_BLOCK], n[ADAM_BLOCK], w[ADAM_BLOCK];                                          \
+    for (int64_t at = first; at < last; at += ADAM_BLOCK) {                                 \
+        const T *p = P(T, 0) + at, *g = P(T, 1) + at, *m = P(T, 2) + at, *v = P(T, 3) + at; \
+        int count = last - at < ADAM_BLOCK ? (int)(last - at) : ADAM_BLOCK;                 \
+        for (int i = 0; i < count; i++) {                                                   \
+            n[i] = b1 * m[i] + a1 * g[i];                                                   \
+            w[i] = b2 * v[i] + a2 * (g[i] * g[i]);                                          \
+            q[i] = keep * p[i] - rate * n[i] / (ROOT(w[i] / c2) + e);                       \
+        }                                                                                   \
+        memcpy(Q(T, 0) + at, q, (size_t)count * sizeof *q);                                 \
+        memcpy(Q(T, 1) + at, n, (size_t)count * sizeof *n);                                 \
+        memcpy(Q(T, 2) + at, w, (size_t)count * sizeof *w);                                 \
     }
 UPDATE(adam, ADAM)
 
