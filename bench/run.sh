@@ -68,5 +68,7 @@ awk '{ n += $3 } END { printf "  %-58s %8d     (limit 0)%s\n", "allocations in "
 "$BENCH/bench_rewrite" "${BIN:-bin}/mtbal-rewrite" $TOP || status=1
 sh bench/size.sh || status=1
 echo "what balancing costs"
-"$BENCH/bench_step" $TOP
+"$BENCH/bench_step" $TOP || status=1
+echo "the same for mtbal-run as a whole, medians of $ROUNDS rounds"
+sh bench/command.sh || status=1
 exit $status

@@ -136,26 +136,25 @@ static double element(const rt_tensor *t, int64_t i)
                 r[i] = p[i * s] != 0 ? q[i * v[1].step] : w[i * v[2].step]; \
         break;                                                              \
     }
-/* a b + c, c one for each; a or b may be one for all. */
-#define MULADD(p_i, q_i)             \
-    for (int i = 0; i < n; i++) {    \
-        const T product = p_i * q_i; \
-        r[i] = product + w[i];       \
-    }
-#define RUN_MULADD                                                     \
-    case RT_CHAIN_MULADD:                                              \
-        if (v[0].step && v[1].step && v[2].step)                       \
-            MULADD(p[i], q[i])                                         \
-        else if (v[0].step && v[2].step)                               \
-            MULADD(p[i], a)                                            \
-        else if (v[1].step && v[2].step) {                             \
-            const T x = p[0];                                          \
-            MULADD(x, q[i])                                            \
-        } else                                                         \
-            for (int i = 0; i < n; i++) {                              \
-                const T product = p[i * v[0].step] * q[i * v[1].step]; \
-                r[i] = product + w[i * v[2].step];                     \
-            }                                                          \
+/* a b + c; either factor may be one for all. */
+#define RUN_MULADD                                                         \
+    case RT_CHAIN_MULADD:                                                  \
+        if (v[0].step && v[1].step && v[2].step)                           \
+            for (int i = 0; i < n; i++) {                                  \
+                const T product = p[i] * q[i];                             \
+                r[i] = product + w[i];                                     \
+            }                                                              \
+        else if (v[0].step + v[1].step && v[2].step) {                     \
+            const T *each = v[0].step ? p : q, all = *(each == p ? q : p); \
+            for (int i = 0; i < n; i++) {                                  \
+                const T product = all * each[i];                           \
+                r[i] = product + w[i];                                     \
+            }                                                              \
+        } else                                                             \
+            for (int i = 0; i < n; i++) {                                  \
+                const T product = p[i * v[0].step] * q[i * v[1].step];     \
+                r[i] = product + w[i * v[2].step];                         \
+            }                                                              \
         break;
 /* One instruction over a block of n elements; a and b are its second and third operand where they
  * are one element for all. */
@@ -175,7 +174,21 @@ static void run_f32(int op, const view *v, void *result, int n)
 }
 #undef T
 #undef B
+#undef RUN_WHERE
+#undef RUN_MULADD
 /* For double one loop does for all: a third of the code. */
+#define RUN_WHERE                                                               \
+    case RT_CHAIN_WHERE:                                                        \
+        for (int i = 0; i < n; i++)                                             \
+            r[i] = p[i * v[0].step] != 0 ? q[i * v[1].step] : w[i * v[2].step]; \
+        break;
+#define RUN_MULADD                                                 \
+    case RT_CHAIN_MULADD:                                          \
+        for (int i = 0; i < n; i++) {                              \
+            const T product = p[i * v[0].step] * q[i * v[1].step]; \
+            r[i] = product + w[i * v[2].step];                     \
+        }                                                          \
+        break;
 #define B(op, value)                                      \
     case RT_CHAIN_BINARY + op:                            \
         if (!RT_USES_CHAIN_BINARY(op))                    \
