@@ -9,7 +9,7 @@
 #include <string.h>
 
 typedef struct args {
-    const char *data, *valid, *out, *measure, *log, *report, *checkpoint;
+    const char *data, *valid, *out, *measure, *scale, *log, *report, *checkpoint;
     int64_t batch, max_epochs, patience, window, warmup, threads, jobs, seed, every;
     double kappa;
     bool cosine, compare, resume, json, quiet;
@@ -44,6 +44,9 @@ static const cli_option options[] = {
      "  heads    all heads trained on the starting trunk, RMS there\n"
      "  recal    floor, then a joint run with it, RMS where that ends"},
     {"kappa", 0, CLI_REAL, &a.kappa, "K", "of floor (default 0.3)"},
+    {"scale", 0, CLI_TEXT, &a.scale, "S",
+     "scalar of the weights c/G: mean, sum, unit, geo or ref:TASK (default:\nas the step graph has "
+     "it)"},
     {"cosine", 0, CLI_FLAG, &a.cosine, NULL,
      "let the learning rate fall to 0 over --max-epochs, and train\nthem all"},
     {"warmup", 0, CLI_COUNT, &a.warmup, "N", "let the learning rate rise over the first N steps"},
@@ -316,7 +319,7 @@ static mtbal_status set_options(calibration *c, const char *model, mtbal_diag *d
     o->model = model, o->data = a.data, o->valid = a.valid, o->measure = a.measure;
     o->batch = a.batch, o->max_epochs = a.max_epochs, o->patience = a.patience;
     o->window = a.window, o->cosine = a.cosine, o->warmup = a.warmup;
-    o->seed = (uint64_t)a.seed, o->kappa = a.kappa;
+    o->seed = (uint64_t)a.seed, o->kappa = a.kappa, o->scale = a.scale;
     o->threads = (int)(a.threads < RT_MAX_THREADS ? a.threads : RT_MAX_THREADS);
     o->jobs = (int)(a.jobs < RT_MAX_THREADS ? a.jobs : RT_MAX_THREADS);
     o->on_trained = on_trained, o->on_step = on_step, o->more = more, o->context = c;
@@ -448,6 +451,7 @@ static mtbal_status train(calibration *c, mtbal_diag *diag)
     c->outcome.options = &c->options;
     c->outcome.ntasks = c->ntasks;
     c->outcome.names = c->session->tasks;
+    c->outcome.scale = a.scale ? a.scale : c->session->scale;
     c->outcome.results = c->results;
     return a.compare ? compare(c, diag) : MTBAL_OK;
 }
@@ -462,7 +466,8 @@ static mtbal_status calibrate(calibration *c, const char *model, mtbal_diag *dia
     MTBAL_TRY(status);
     log_results(c);
     MTBAL_TRY(cli_log_close(&c->log, diag));
-    MTBAL_TRY(mtbal_calibration_store(model, a.out ? a.out : model, c->ntasks, c->results, diag));
+    MTBAL_TRY(mtbal_calibration_store(model, a.out ? a.out : model, &c->options, c->ntasks,
+                                      c->results, diag));
     if (a.report)
         MTBAL_TRY(write_report(c, diag));
     cli_calibration_warn(c->results, c->ntasks);

@@ -1,6 +1,7 @@
 /* cli/outcome.c: what came out of a calibration: G and weights; all tasks together against each
  * alone. */
 #include "cli/page.h"
+#include "passes/passes.h"
 
 #include <math.h>
 #include <string.h>
@@ -13,10 +14,10 @@
 
 double cli_outcome_weight(const cli_outcome *o, int task)
 {
-    double inverse = 0;
+    double g[MTBAL_MAX_TASKS];
     for (int i = 0; i < o->ntasks; i++)
-        inverse += 1 / o->results[i].g / o->ntasks;
-    return 1 / o->results[task].g / inverse;
+        g[i] = o->results[i].g;
+    return mtbal_calibrated_weight(o->scale, o->ntasks, o->names, g, task);
 }
 
 void cli_outcome_table(cli_table *table, mtbal_arena *arena, const cli_outcome *o)

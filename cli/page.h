@@ -74,12 +74,13 @@ typedef struct cli_outcome {
     const mtbal_calibrate_options *options;
     int ntasks;
     const char *const *names;
+    const char *scale;                /* of the weights */
     const mtbal_calibration *results; /* [ntasks] */
     const mtbal_trace *together;      /* the joint training; NULL: nothing was compared */
     double *changes;                  /* [ntasks] against the task alone; positive is worse, in % */
     double delta_m;
 } cli_outcome;
-double cli_outcome_weight(const cli_outcome *outcome, int task); /* they average 1 */
+double cli_outcome_weight(const cli_outcome *outcome, int task);
 void cli_outcome_table(cli_table *table, mtbal_arena *arena, const cli_outcome *outcome);
 void cli_outcome_compared(cli_table *table, mtbal_arena *arena, const cli_outcome *outcome);
 void cli_outcome_json(FILE *to, const cli_outcome *outcome);

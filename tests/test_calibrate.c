@@ -626,6 +626,75 @@ START_TEST(test_rewrite_calibrate)
 }
 END_TEST
 
+/* The number behind KEY, behind TASK. */
+static double number_of(const char *json, const char *task, const char *key)
+{
+    const char *at = strstr(json, task);
+    at = at ? strstr(at, key) : NULL;
+    at = at ? strchr(at, ':') : NULL;
+    ck_assert_msg(at != NULL, "no %s of %s in %s", key, task, json);
+    return strtod(at + 1, NULL);
+}
+
+/* --scale of mtbal-calibrate: what it prints is what the stored graph computes, and has the
+ * property that the scale is named for. */
+START_TEST(test_scale)
+{
+    static const char *const scales[] = {"mean", "sum", "unit", "geo", "ref:b"};
+    const char *scale = scales[_i];
+    char arguments[1800], *text = steps_network(2, 5);
+    int code;
+    mtbal_diag diag = {0};
+    mtbal_model *model = steps_parse(text);
+    free(text);
+    steps_ok(mtbal_onnx_write(model, files_path("in.onnx"), &diag));
+    mtbal_model_free(model);
+    steps_network_data(files_path("net.npz"), 320, 1, 10, false);
+    rewrite_command("step.onnx", _i % 2 ? "" : "--scale geo", 0, "2 tasks");
+    snprintf(arguments, sizeof arguments,
+             "--data %s --batch 40 --max-epochs 5 --scale %s -o %s --json", files_path("net.npz"),
+             scale, files_path("out.onnx"));
+    char *said = run(arguments, &code);
+    ck_assert_msg(code == 0, "%s", said);
+    double ga = number_of(said, "\"a\"", "\"g\""), gb = number_of(said, "\"b\"", "\"g\"");
+    double wa = number_of(said, "\"a\"", "\"weight\""), wb = number_of(said, "\"b\"", "\"weight\"");
+    free(said);
+    snprintf(arguments, sizeof arguments, "%s --data %s --batch 40 --limit 1 --json",
+             files_path("out.onnx"), files_path("net.npz"));
+    said = run_command("mtbal-run", arguments, &code);
+    ck_assert_msg(code == 0, "%s", said);
+    near(number_of(said, "\"a\"", "\"weight\""), wa, 1e-5, "a in the graph");
+    near(number_of(said, "\"b\"", "\"weight\""), wb, 1e-5, "b in the graph");
+    free(said);
+    ck_assert_double_gt(gb, 2 * ga);
+    near(wa / wb, gb / ga, 1e-5, "ratio");
+    if (_i < 2)
+        near(wa + wb, 2, 1e-5, "sum");
+    else if (_i == 2)
+        near(wa * ga, 1, 1e-5, "a x G");
+    else
+        near(_i == 3 ? wa * wb : wb, 1, 1e-5, scale);
+    model = steps_read(files_path("out.onnx"));
+    ck_assert_str_eq(mtbal_property_get(model, "mtbal.scale"), scale);
+    steps_ok(mtbal_verify(model, &diag));
+    mtbal_model_free(model);
+}
+END_TEST
+
+START_TEST(test_bad_scale)
+{
+    char arguments[1024];
+    int code;
+    write_scalar();
+    write_targets(files_path("y.npz"), 64, 0, 1);
+    snprintf(arguments, sizeof arguments, "--data %s --batch 16 --scale ref:nobody",
+             files_path("y.npz"));
+    char *said = run(arguments, &code);
+    ck_assert_msg(code == 2 && strstr(said, "ref:nobody"), "exit code %d: %s", code, said);
+    free(said);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("calibrate");
@@ -646,6 +715,8 @@ int main(void)
     tcase_add_test(tests, test_failed_allocations);
     tcase_add_test(tests, test_command);
     tcase_add_test(tests, test_rewrite_calibrate);
+    tcase_add_loop_test(tests, test_scale, 0, 5);
+    tcase_add_test(tests, test_bad_scale);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);

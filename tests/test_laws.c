@@ -120,7 +120,7 @@ static void calibrate(const char *model, const char *data, const mtbal_setting *
     ck_assert_int_eq(count, TASKS);
     for (int i = 0; i < TASKS; i++)
         o->g[i] = results[i].g;
-    steps_ok(mtbal_calibration_store(model, model, count, results, &diag));
+    steps_ok(mtbal_calibration_store(model, model, &c, count, results, &diag));
     mtbal_arena_free(arena);
     train(model, data, 30, set, nset, o);
 }

@@ -414,6 +414,7 @@ static mtbal_status tie(const mtbal_calibrate_options *o, mtbal_diag *diag)
         {"--data", data, MTBAL_INVALID},
         {"--valid", valid, MTBAL_INVALID},
         {"--measure", mtbal_fingerprint(0, o->measure, strlen(o->measure)), MTBAL_USAGE},
+        {"--scale", o->scale ? mtbal_fingerprint(0, o->scale, strlen(o->scale)) : 0, MTBAL_USAGE},
         {"--set", mtbal_fingerprint_settings(o->nset, o->set), MTBAL_USAGE},
         OPTION("--batch", batch),
         OPTION("--max-epochs", max_epochs),
@@ -433,7 +434,7 @@ mtbal_status mtbal_calibrate(const mtbal_calibrate_options *options, mtbal_arena
                              mtbal_calibration **results, int *count, mtbal_on_epoch *on_epoch,
                              void *context, mtbal_diag *diag)
 {
-    mtbal_session_options plain = {.threads = options->threads};
+    mtbal_session_options plain = {.threads = options->threads, .scale = options->scale};
     mtbal_session *session = NULL;
     MTBAL_TRY(mtbal_session_open(options->model, &plain, &session, diag));
     mtbal_status status = check_options(options, session, diag);

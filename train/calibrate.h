@@ -19,6 +19,7 @@ typedef struct mtbal_calibrate_options {
     const mtbal_setting *set;
     const char *measure; /* a row of mtbal_measure_table; floor is the default */
     double kappa;        /* of floor: 0.3 */
+    const char *scale;   /* of the weights c/G: another than the step graph has; NULL: that */
     double min_delta;    /* relative improvement that counts as one: 1e-3 */
     bool cosine;         /* the learning rate falls to 0 over max_epochs, which are all trained */
     int64_t warmup;      /* steps over which the learning rate rises */
@@ -107,9 +108,10 @@ mtbal_status mtbal_calibrate_tasks(const mtbal_calibrate_options *options, int n
 
 /* ------------------------------------------------------------------ store.c */
 
-/* Writes the model at `from`, with the results as its calibration states, to `to` (which may be the
- * same file). */
-mtbal_status mtbal_calibration_store(const char *from, const char *to, int count,
+/* Writes the model at `from`, with the results as its calibration states and with options->scale,
+ * to `to` (which may be the same file). */
+mtbal_status mtbal_calibration_store(const char *from, const char *to,
+                                     const mtbal_calibrate_options *options, int count,
                                      const mtbal_calibration *results, mtbal_diag *diag);
 /* Calibrates a step graph that lies in memory (options->model is not looked at) and writes it to
  * `to`, or nothing at all. */

@@ -313,7 +313,9 @@ static mtbal_status check_data(mtbal_fit *f, mtbal_diag *diag)
 mtbal_status mtbal_fit_open(mtbal_fit *f, const mtbal_session_options *options, mtbal_diag *diag)
 {
     const mtbal_calibrate_options *o = f->options;
-    MTBAL_TRY(mtbal_session_open(o->model, options, &f->session, diag));
+    mtbal_session_options scaled = *options;
+    scaled.scale = o->scale;
+    MTBAL_TRY(mtbal_session_open(o->model, &scaled, &f->session, diag));
     MTBAL_TRY(mtbal_data_open(f->session, o->data, false, o->batch, &f->data, diag));
     MTBAL_TRY(check_data(f, diag));
     if (o->valid)

@@ -108,6 +108,9 @@ static mtbal_status read_metadata(mtbal_session *s, mtbal_model *model, mtbal_di
     MTBAL_TRY(mtbal_property_list(model, "mtbal.params", s->arena, &params, diag));
     for (int i = 0; i < params.count; i++)
         s->trains = s->trains || has_state(s, params.names[i]);
+    const char *scale = mtbal_property_get(model, "mtbal.scale");
+    if (!(s->scale = mtbal_arena_printf(s->arena, "%s", scale ? scale : "mean")))
+        return mtbal_no_memory(diag);
     s->is_calibrated = s->ntasks > 0;
     for (int i = 0; i < s->ntasks; i++) {
         const char *name = mtbal_arena_printf(s->arena, "mtbal/calibration/%s", s->tasks[i]);
@@ -138,7 +141,8 @@ bool mtbal_session_batch_is_fixed(const mtbal_session *session)
 static mtbal_status read_model(const mtbal_session *s, mtbal_model **model, mtbal_diag *diag)
 {
     MTBAL_TRY(mtbal_onnx_read(s->path, model, diag));
-    return mtbal_standard_form(*model, diag);
+    MTBAL_TRY(mtbal_standard_form(*model, diag));
+    return s->options.scale ? mtbal_rescale(*model, s->options.scale, diag) : MTBAL_OK;
 }
 
 mtbal_status mtbal_session_open(const char *path, const mtbal_session_options *options,

@@ -1,14 +1,17 @@
 /* train/store.c: calibrations into step graphs. */
 #include "train/calibrate.h"
 
+#include "passes/passes.h"
+
 #include <string.h>
 
-mtbal_status mtbal_calibration_store(const char *from, const char *to, int count,
+mtbal_status mtbal_calibration_store(const char *from, const char *to,
+                                     const mtbal_calibrate_options *options, int count,
                                      const mtbal_calibration *results, mtbal_diag *diag)
 {
     mtbal_model *model = NULL;
     MTBAL_TRY(mtbal_onnx_read(from, &model, diag));
-    mtbal_status status = MTBAL_OK;
+    mtbal_status status = options->scale ? mtbal_rescale(model, options->scale, diag) : MTBAL_OK;
     for (int i = 0; i < count && status == MTBAL_OK; i++) {
         char name[512];
         snprintf(name, sizeof name, "mtbal/calibration/%s", results[i].task);
@@ -52,7 +55,7 @@ mtbal_status mtbal_calibrate_model(mtbal_model *model, const char *to,
     if (status == MTBAL_OK)
         status = mtbal_calibrate(&o, arena, results, count, on_epoch, context, diag);
     if (status == MTBAL_OK)
-        status = mtbal_calibration_store(o.model, to, *count, *results, diag);
+        status = mtbal_calibration_store(o.model, to, &o, *count, *results, diag);
     if (status != MTBAL_OK && o.model && !strcmp(diag->where, o.model))
         snprintf(diag->where, sizeof diag->where, "%s", to);
     mtbal_bundle_abort(&bundle);

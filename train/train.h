@@ -23,8 +23,9 @@ typedef struct mtbal_session_options {
     int threads; /* >= 1; 0: as many as processors */
     int nset;
     const mtbal_setting *set;
-    bool all_outputs; /* compute every output of the graph, not only losses, weights, norms */
-    int nwatched;     /* further outputs to compute while a step graph trains */
+    const char *scale; /* of calibrated weights, instead of the graph's own; NULL: that */
+    bool all_outputs;  /* compute every output of the graph, not only losses, weights, norms */
+    int nwatched;      /* further outputs to compute while a step graph trains */
     const char *const *watched;
     bool freeze_shared; /* parameters that two or more tasks reach keep their values */
     bool initialize;    /* begin as the model's initialization says, not with stored values */
@@ -69,6 +70,7 @@ typedef struct mtbal_session {
     bool is_calibrated; /* and so is mtbal/calibration/T for every task */
     int nshared;
     const char **shared; /* parameters that two or more tasks reach */
+    const char *scale;   /* of calibrated weights */
     bool has_weights, has_norms, has_cosine, has_tensors;
     struct mtbal_program *programs; /* list */
     struct mtbal_program *current;  /* whose memory holds the states */
