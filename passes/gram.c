@@ -279,17 +279,21 @@ static mtbal_value *add(mtbal_builder *b, mtbal_value *sum, mtbal_value *x)
 static mtbal_value *vectors_gram(mtbal_context *c, mtbal_builder *b, const scope *sc)
 {
     mtbal_value *total = NULL;
-    for (int k = 0; k < sc->n; k++) {
-        uint64_t tasks = tasks_of(c, sc, k);
-        bool seen = !tasks;
-        for (int before = 0; before < k && !seen; before++)
-            seen = tasks_of(c, sc, before) == tasks;
+    uint64_t *tasks = mtbal_arena_array(c->model->arena, (size_t)sc->n, sizeof *tasks);
+    if (!tasks)
+        b->status = mtbal_no_memory(c->diag);
+    for (int k = 0; k < sc->n && tasks; k++)
+        tasks[k] = tasks_of(c, sc, k);
+    for (int k = 0; k < sc->n && tasks; k++) {
+        uint64_t these = tasks[k];
         mtbal_value *sum = NULL;
-        for (int same = k; same < sc->n && !seen; same++)
-            if (tasks_of(c, sc, same) == tasks)
+        for (int same = k; same < sc->n && these; same++)
+            if (tasks[same] == these) {
                 sum = add(b, sum, vector_gram(c, b, sc, same));
+                tasks[same] = 0;
+            }
         if (sum)
-            total = add(b, total, spread(c, b, tasks, sum));
+            total = add(b, total, spread(c, b, these, sum));
     }
     return total;
 }

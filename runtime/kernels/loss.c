@@ -31,17 +31,29 @@ static int64_t label_of(const classes *k, int64_t e, double *weight)
     return label;
 }
 
-/* log sum e^x over the classes of element e; 0 for log-probabilities. */
+/* log sum e^x over the classes of element e. */
+#define LOG_SUM(name, T, EXP)                               \
+    static double name(const classes *k, int64_t base)      \
+    {                                                       \
+        const T *x = (const T *)k->x->data + base;          \
+        T most = x[0];                                      \
+        double sum = 0;                                     \
+        for (int64_t c = 1; c < k->c; c++)                  \
+            most = x[c * k->d] > most ? x[c * k->d] : most; \
+        for (int64_t c = 0; c < k->c; c++)                  \
+            sum += (double)EXP(x[c * k->d] - most);         \
+        return (double)most + log(sum);                     \
+    }
+LOG_SUM(log_sum_f32, float, expf)
+LOG_SUM(log_sum_f64, double, exp)
+
+/* The same; 0 for log-probabilities. */
 static double log_sum(const classes *k, int64_t base)
 {
-    double most = -INFINITY, sum = 0;
-    if (!k->at->cross_entropy)
+    if (!k->at->cross_entropy || !k->c)
         return 0;
-    for (int64_t c = 0; c < k->c; c++)
-        most = fmax(most, rt_get_f64(k->x, base + c * k->d));
-    for (int64_t c = 0; c < k->c; c++)
-        sum += exp(rt_get_f64(k->x, base + c * k->d) - most);
-    return most + log(sum);
+    return RT_USES_TYPE(RT_F64) && k->x->dtype == RT_F64 ? log_sum_f64(k, base)
+                                                         : log_sum_f32(k, base);
 }
 
 static int64_t base_of(const classes *k, int64_t e)
@@ -70,27 +82,57 @@ void rt_class_loss(const rt_env *env, const void *attr, const rt_tensor *in, con
         rt_set_f64(&out[0], 0, k.at->reduction == 1 ? sum / total : sum);
 }
 
+typedef struct grad_job {
+    classes k;
+    const rt_tensor *dy, *dx;
+    double total; /* weight of all elements; 1 where the loss is no mean */
+} grad_job;
+
+/* (softmax - onehot) f; of log-probabilities -onehot f. */
+#define GRAD(name, T, EXP)                                                              \
+    static void name(const classes *k, int64_t base, int64_t label, double f, T *dx)    \
+    {                                                                                   \
+        const T *x = (const T *)k->x->data + base;                                      \
+        double log_total = log_sum(k, base);                                            \
+        for (int64_t c = 0; c < k->c; c++) {                                            \
+            T p = k->at->cross_entropy ? EXP((T)((double)x[c * k->d] - log_total)) : 0; \
+            dx[c * k->d] = (T)(((double)p - (c == label)) * f);                         \
+        }                                                                               \
+    }
+GRAD(grad_f32, float, expf)
+GRAD(grad_f64, double, exp)
+
+static void grad_range(void *context, int64_t first, int64_t last, int thread)
+{
+    const grad_job *j = (const grad_job *)context;
+    const classes *k = &j->k;
+    (void)thread;
+    for (int64_t e = first; e < last; e++) {
+        double weight;
+        int64_t label = label_of(k, e, &weight), base = base_of(k, e);
+        double f = weight * rt_get_f64(j->dy, k->at->reduction == 0 ? e : 0) / j->total;
+        if (label < 0)
+            for (int64_t c = 0; c < k->c; c++)
+                rt_set_f64(j->dx, base + c * k->d, 0);
+        else if (RT_USES_TYPE(RT_F64) && k->x->dtype == RT_F64)
+            grad_f64(k, base, label, f, (double *)j->dx->data + base);
+        else
+            grad_f32(k, base, label, f, (float *)j->dx->data + base);
+    }
+}
+
 /* class_loss_grad: dY, X, labels, weights (or left out) -> dX. */
 void rt_class_loss_grad(const rt_env *env, const void *attr, const rt_tensor *in,
                         const rt_tensor *out)
 {
-    classes k = read_classes(attr, &in[1], &in[2], &in[3]);
-    double total = 0, weight;
-    (void)env;
-    for (int64_t e = 0; e < k.count && k.at->reduction == 1; e++) {
-        label_of(&k, e, &weight);
-        total += weight;
-    }
-    for (int64_t e = 0; e < k.count; e++) {
-        int64_t label = label_of(&k, e, &weight), base = base_of(&k, e);
-        double f = weight * rt_get_f64(&in[0], k.at->reduction == 0 ? e : 0) /
-                   (k.at->reduction == 1 ? total : 1);
-        double log_total = label < 0 ? 0 : log_sum(&k, base);
-        for (int64_t c = 0; c < k.c; c++) {
-            double p = k.at->cross_entropy && label >= 0
-                           ? exp(rt_get_f64(k.x, base + c * k.d) - log_total)
-                           : 0;
-            rt_set_f64(&out[0], base + c * k.d, label < 0 ? 0 : (p - (c == label)) * f);
+    grad_job j = {read_classes(attr, &in[1], &in[2], &in[3]), &in[0], &out[0], 1};
+    double weight;
+    if (j.k.at->reduction == 1) {
+        j.total = 0;
+        for (int64_t e = 0; e < j.k.count; e++) {
+            label_of(&j.k, e, &weight);
+            j.total += weight;
         }
     }
+    rt_parallel(env, j.k.count, 2048 / (j.k.c + 1) + 1, grad_range, &j);
 }
