@@ -3,11 +3,9 @@
 #ifndef MTBAL_RT_USED_H
 #define MTBAL_RT_USED_H
 
-#define RT_USES_TYPE(dtype)      1
-#define RT_USES_INTEGERS         1 /* `unary` or `binary` of integers, or of two types */
-#define RT_USES_UNARY(op)        1 /* of the kernel `unary`: rt_unary_op */
-#define RT_USES_BINARY(op)       1 /* of the kernel `binary`: rt_binary_op */
-#define RT_USES_CHAIN_UNARY(op)  1 /* in the code of a chain */
-#define RT_USES_CHAIN_BINARY(op) 1
+#define RT_USES_TYPE(dtype) 1
+#define RT_USES_INTEGERS    1 /* `unary` or `binary` of integers, or of two types */
+#define RT_USES_UNARY(op)   1 /* of the kernel `unary` or in the code of a chain: rt_unary_op */
+#define RT_USES_BINARY(op)  1 /* of `binary`, or in a chain: rt_binary_op */
 
 #endif

@@ -58,7 +58,7 @@ struct mtbal_c {
     bool kernel_named[RT_NKERNELS]; /* called, or its attributes are used by another */
     uint32_t types;                 /* bits by rt_dtype */
     bool integers;                  /* `unary` or `binary` have some, or operands of two types */
-    bool chain_op[RT_CHAIN_MULADD + 1], unary_op[100], binary_op[100];
+    bool unary_op[RT_CHAIN_BINARY], binary_op[RT_CHAIN_WHERE - RT_CHAIN_BINARY];
     bool wide;        /* offsets need 64 bits */
     size_t scratch;   /* bytes a thread */
     c_piece **pieces; /* [sources] */

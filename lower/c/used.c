@@ -42,9 +42,6 @@ void c_print_used(FILE *to, const mtbal_c *c)
             "#define RT_USES_TYPE(dtype) ((0x%xu >> (dtype)) & 1)\n"
             "#define RT_USES_INTEGERS %d\n"
             "#define RT_USES_UNARY(op) ((0x%llxull >> (op)) & 1)\n"
-            "#define RT_USES_BINARY(op) ((0x%llxull >> (op)) & 1)\n"
-            "#define RT_USES_CHAIN_UNARY(op) ((0x%llxull >> (op)) & 1)\n"
-            "#define RT_USES_CHAIN_BINARY(op) ((0x%llxull >> (op)) & 1)\n\n#endif\n",
-            (unsigned)c->types, c->integers, mask(c->unary_op, 64), mask(c->binary_op, 64),
-            mask(c->chain_op + RT_CHAIN_UNARY, 64), mask(c->chain_op + RT_CHAIN_BINARY, 64));
+            "#define RT_USES_BINARY(op) ((0x%llxull >> (op)) & 1)\n\n#endif\n",
+            (unsigned)c->types, c->integers, mask(c->unary_op, 64), mask(c->binary_op, 64));
 }

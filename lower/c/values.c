@@ -89,8 +89,13 @@ static void note_codes(mtbal_c *c, const plan_call *call)
         return;
     const rt_chain_attr *at = call->attr;
     c->types |= at->is_double ? 1u << RT_F64 : 0;
-    for (int i = 0; i < at->ncode; i++)
-        c->chain_op[at->code[4 * i]] = true;
+    for (int i = 0; i < at->ncode; i++) {
+        int op = at->code[4 * i];
+        if (op < RT_CHAIN_BINARY)
+            c->unary_op[op - RT_CHAIN_UNARY] = true;
+        else if (op < RT_CHAIN_WHERE)
+            c->binary_op[op - RT_CHAIN_BINARY] = true;
+    }
 }
 
 void c_choose_shapes(mtbal_c *c)

@@ -5,9 +5,8 @@
  * chain, float or double; truth values are 1 and 0. Work goes in blocks that stay in the
  * first-level cache: each instruction runs over a block before the next one does. Inputs broadcast
  * to the shape of the outputs, which all have the same. */
-#include "runtime/kernels/kernels.h"
+#include "runtime/kernels/loops.h"
 
-#include <math.h>
 #include <string.h>
 
 enum { BLOCK = RT_CHAIN_BLOCK, MAX_IN = RT_CHAIN_INPUTS, MAX_CODE = RT_CHAIN_CODE };
@@ -21,189 +20,10 @@ typedef struct chain_job {
     int run[MAX_IN]; /* 1: element i of the output needs element i of the input; 0: one element */
 } chain_job;
 
-/* An operand within a block: the n elements, or one that stands for all. */
-typedef struct view {
-    const void *p;
-    int step;
-} view;
-
 static double element(const rt_tensor *t, int64_t i)
 {
     return t->dtype == RT_BOOL ? (double)((const unsigned char *)t->data)[i] : rt_get_f64(t, i);
 }
-
-/* The unary operators: x, and the attributes a and b. */
-#define UNARY_OPS(M)                                                                         \
-    U(RT_ABS, M(fabs)(x))                                                                    \
-    U(RT_NEG, -x)                                                                            \
-    U(RT_SIGN, (T)((x > 0) - (x < 0)))                                                       \
-    U(RT_FLOOR, M(floor)(x))                                                                 \
-    U(RT_CEIL, M(ceil)(x))                                                                   \
-    U(RT_ROUND, M(nearbyint)(x))                                                             \
-    U(RT_SQRT, M(sqrt)(x))                                                                   \
-    U(RT_RECIPROCAL, 1 / x)                                                                  \
-    U(RT_EXP, M(exp)(x))                                                                     \
-    U(RT_LOG, M(log)(x))                                                                     \
-    U(RT_SIN, M(sin)(x))                                                                     \
-    U(RT_COS, M(cos)(x))                                                                     \
-    U(RT_TANH, M(tanh)(x))                                                                   \
-    U(RT_ERF, M(erf)(x))                                                                     \
-    U(RT_SIGMOID, x >= 0 ? 1 / (1 + M(exp)(-x)) : M(exp)(x) / (1 + M(exp)(x)))               \
-    U(RT_RELU, x > 0 ? x : (x != x ? x : 0))                                                 \
-    U(RT_LEAKY_RELU, x >= 0 ? x : a * x)                                                     \
-    U(RT_ELU, x >= 0 ? x : a * M(expm1)(x))                                                  \
-    U(RT_SOFTPLUS, (x > 0 ? x : 0) + M(log1p)(M(exp)(-M(fabs)(x))))                          \
-    U(RT_GELU, (T)0.5 * x * (1 + M(erf)(x * (T)0.70710678118654752440)))                     \
-    U(RT_GELU_TANH,                                                                          \
-      (T)0.5 * x * (1 + M(tanh)((T)0.79788456080286535588 * (x + (T)0.044715 * x * x * x)))) \
-    U(RT_SWISH, x / (1 + M(exp)(-a * x)))                                                    \
-    U(RT_THRESHOLDED_RELU, x > a ? x : 0)                                                    \
-    U(RT_HARD_SIGMOID, M(fmax)(0, M(fmin)(1, a * x + b)))                                    \
-    U(RT_NOT, x == 0)                                                                        \
-    U(RT_IS_NAN, x != x)
-
-#define BINARY_OPS(M)                        \
-    B(RT_ADD, x + y)                         \
-    B(RT_SUB, x - y)                         \
-    B(RT_MUL, x *y)                          \
-    B(RT_DIV, x / y)                         \
-    B(RT_POW, y == 2 ? x * x : M(pow)(x, y)) \
-    B(RT_MAX, x != x || x > y ? x : y)       \
-    B(RT_MIN, x != x || x < y ? x : y)       \
-    B(RT_PRELU, x >= 0 ? x : x * y)          \
-    B(RT_EQUAL, x == y)                      \
-    B(RT_LESS, x < y)                        \
-    B(RT_LESS_EQUAL, x <= y)                 \
-    B(RT_GREATER, x > y)                     \
-    B(RT_GREATER_EQUAL, x >= y)              \
-    B(RT_AND, x != 0 && y != 0)              \
-    B(RT_OR, x != 0 || y != 0)               \
-    B(RT_XOR, (x != 0) != (y != 0))
-
-#define F32(fn) fn##f
-#define F64(fn) fn
-#define U(op, value)                  \
-    case RT_CHAIN_UNARY + op:         \
-        if (!RT_USES_CHAIN_UNARY(op)) \
-            break;                    \
-        for (int i = 0; i < n; i++) { \
-            T x = p[i];               \
-            r[i] = (T)(value);        \
-        }                             \
-        break;
-/* Either operand may be one element for all: three loops that vectorise. */
-#define B(op, value)                      \
-    case RT_CHAIN_BINARY + op:            \
-        if (!RT_USES_CHAIN_BINARY(op))    \
-            break;                        \
-        if (v[0].step && v[1].step)       \
-            for (int i = 0; i < n; i++) { \
-                T x = p[i], y = q[i];     \
-                r[i] = (T)(value);        \
-            }                             \
-        else if (v[0].step) {             \
-            T y = q[0];                   \
-            for (int i = 0; i < n; i++) { \
-                T x = p[i];               \
-                r[i] = (T)(value);        \
-            }                             \
-        } else {                          \
-            T x = p[0];                   \
-            for (int i = 0; i < n; i++) { \
-                T y = q[i * v[1].step];   \
-                r[i] = (T)(value);        \
-            }                             \
-        }                                 \
-        break;
-/* The choice between two operands, each of which may be one element for all. Both are read first:
- * compilers do not vectorise a read that depends on a condition. */
-#define CHOOSE(q_i, w_i)             \
-    for (int i = 0; i < n; i++) {    \
-        const T yes = q_i, no = w_i; \
-        r[i] = p[i] != 0 ? yes : no; \
-    }
-#define RUN_WHERE                                                           \
-    case RT_CHAIN_WHERE: {                                                  \
-        const int s = v[0].step;                                            \
-        if (s && v[1].step && v[2].step)                                    \
-            CHOOSE(q[i], w[i])                                              \
-        else if (s && v[1].step)                                            \
-            CHOOSE(q[i], b)                                                 \
-        else if (s && v[2].step)                                            \
-            CHOOSE(a, w[i])                                                 \
-        else                                                                \
-            for (int i = 0; i < n; i++)                                     \
-                r[i] = p[i * s] != 0 ? q[i * v[1].step] : w[i * v[2].step]; \
-        break;                                                              \
-    }
-/* a b + c; either factor may be one for all. */
-#define RUN_MULADD                                                         \
-    case RT_CHAIN_MULADD:                                                  \
-        if (v[0].step && v[1].step && v[2].step)                           \
-            for (int i = 0; i < n; i++) {                                  \
-                const T product = p[i] * q[i];                             \
-                r[i] = product + w[i];                                     \
-            }                                                              \
-        else if (v[0].step + v[1].step && v[2].step) {                     \
-            const T *each = v[0].step ? p : q, all = *(each == p ? q : p); \
-            for (int i = 0; i < n; i++) {                                  \
-                const T product = all * each[i];                           \
-                r[i] = product + w[i];                                     \
-            }                                                              \
-        } else                                                             \
-            for (int i = 0; i < n; i++) {                                  \
-                const T product = p[i * v[0].step] * q[i * v[1].step];     \
-                r[i] = product + w[i * v[2].step];                         \
-            }                                                              \
-        break;
-/* One instruction over a block of n elements; a and b are its second and third operand where they
- * are one element for all. */
-#define INSTRUCTION(OPS)                                                            \
-    const T *p = (const T *)v[0].p, *q = (const T *)v[1].p, *w = (const T *)v[2].p; \
-    const T a = q ? q[0] : 0, b = w ? w[0] : 0;                                     \
-    T *r = (T *)result;                                                             \
-    (void)a, (void)b;                                                               \
-    switch (op) {                                                                   \
-        OPS RUN_WHERE RUN_MULADD default : break;                                   \
-    }
-
-#define T float
-static void run_f32(int op, const view *v, void *result, int n)
-{
-    INSTRUCTION(UNARY_OPS(F32) BINARY_OPS(F32))
-}
-#undef T
-#undef B
-#undef RUN_WHERE
-#undef RUN_MULADD
-/* For double one loop does for all: a third of the code. */
-#define RUN_WHERE                                                               \
-    case RT_CHAIN_WHERE:                                                        \
-        for (int i = 0; i < n; i++)                                             \
-            r[i] = p[i * v[0].step] != 0 ? q[i * v[1].step] : w[i * v[2].step]; \
-        break;
-#define RUN_MULADD                                                 \
-    case RT_CHAIN_MULADD:                                          \
-        for (int i = 0; i < n; i++) {                              \
-            const T product = p[i * v[0].step] * q[i * v[1].step]; \
-            r[i] = product + w[i * v[2].step];                     \
-        }                                                          \
-        break;
-#define B(op, value)                                      \
-    case RT_CHAIN_BINARY + op:                            \
-        if (!RT_USES_CHAIN_BINARY(op))                    \
-            break;                                        \
-        for (int i = 0; i < n; i++) {                     \
-            T x = p[i * v[0].step], y = q[i * v[1].step]; \
-            r[i] = (T)(value);                            \
-        }                                                 \
-        break;
-#define T double
-static void run_f64(int op, const view *v, void *result, int n)
-{
-    INSTRUCTION(UNARY_OPS(F64) BINARY_OPS(F64))
-}
-#undef T
 
 /* Element `at` of the output in an input that broadcasts in its own way. */
 static int64_t source(const chain_job *j, int k, int64_t at)
@@ -217,14 +37,14 @@ static int64_t source(const chain_job *j, int k, int64_t at)
 }
 
 /* Elements [at, at + n) of input k in the chain's type, into `to` unless they lie ready. */
-static view load(const chain_job *j, int k, int64_t at, int n, void *to)
+static rt_view load(const chain_job *j, int k, int64_t at, int n, void *to)
 {
     const rt_tensor *t = &j->in[k];
     int is_double = j->at->is_double;
     size_t size = is_double ? 8 : 4;
     int own = t->dtype == (is_double ? RT_F64 : RT_F32);
     int last = j->rank ? (int)j->stride[k][j->rank - 1] : 0;
-    view v = {to, 1};
+    rt_view v = {to, 1};
     if (j->run[k] && own) {
         v.p = (const char *)t->data + (size_t)at * size;
         return v;
@@ -245,7 +65,7 @@ static view load(const chain_job *j, int k, int64_t at, int n, void *to)
     return v;
 }
 
-static void store(const chain_job *j, int k, int64_t at, int n, view v)
+static void store(const chain_job *j, int k, int64_t at, int n, rt_view v)
 {
     const rt_tensor *t = &j->out[k];
     int is_double = j->at->is_double;
@@ -279,10 +99,10 @@ static char *target_of(const chain_job *j, int c, int64_t at, char *otherwise)
 }
 
 /* Instruction c over a block of n elements; `to` is room for its result. */
-static view run_one(const chain_job *j, int c, const view *views, char *to, int n)
+static rt_view run_one(const chain_job *j, int c, const rt_view *views, char *to, int n)
 {
     const uint8_t *code = &j->at->code[4 * c];
-    view v[3] = {{NULL, 0}, {NULL, 0}, {NULL, 0}}, result = {to, 1};
+    rt_view v[3] = {{NULL, 0}, {NULL, 0}, {NULL, 0}}, result = {to, 1};
     int alike = 1;
     for (int k = 0; k < 3; k++)
         if (code[1 + k] != RT_CHAIN_NONE) {
@@ -297,7 +117,10 @@ static view run_one(const chain_job *j, int c, const view *views, char *to, int 
     }
     /* operands that are one for all give a result that is */
     int m = code[0] < RT_CHAIN_BINARY ? (v[0].step ? n : 1) : alike ? 1 : n;
-    (RT_USES_TYPE(RT_F64) && j->at->is_double ? run_f64 : run_f32)(code[0], v, to, m);
+    if (RT_USES_TYPE(RT_F64) && j->at->is_double)
+        rt_loop_f64(code[0], v, (double *)to, m);
+    else
+        rt_loop_f32(code[0], v, (float *)to, m);
     result.step = m == 1 && n > 1 ? 0 : 1;
     return result;
 }
@@ -308,7 +131,7 @@ static void chain_range(void *context, int64_t first, int64_t last, int thread)
     const rt_chain_attr *at = j->at;
     size_t size = (at->is_double ? 8 : 4) * (size_t)BLOCK;
     char *space = (char *)j->env->scratch + (size_t)thread * j->env->scratch_size;
-    view views[MAX_IN + MAX_CODE];
+    rt_view views[MAX_IN + MAX_CODE];
     for (int k = 0; k < at->nin; k++) /* what is the same for all is read once */
         if (j->run[k] < 0) {
             void *to = space + (size_t)k * size;

@@ -1,6 +1,6 @@
 /* runtime/kernels/elementwise.c: operators that work element by element, with numpy's broadcasting.
  */
-#include "runtime/kernels/kernels.h"
+#include "runtime/kernels/loops.h"
 
 #include <math.h>
 #include <string.h>
@@ -12,95 +12,19 @@ typedef struct unary_job {
     const rt_tensor *x, *y;
 } unary_job;
 
-static double celu(double x, double alpha)
+static void unary_float(const unary_job *j, int64_t first, int64_t last)
 {
-    return x > 0 ? x : alpha * expm1(x / alpha);
+    const float a = (float)j->at->alpha, b = (float)j->at->beta;
+    const rt_view v[3] = {{(const float *)j->x->data + first, 1}, {&a, 0}, {&b, 0}};
+    rt_loop_f32(RT_CHAIN_UNARY + j->at->op, v, (float *)j->y->data + first, last - first);
 }
 
-/* One loop an operator: `x` is the operand, `a` and `b` the attributes. The common ones are cheap
- * enough to vectorise. */
-#define UNARY_LOOPS(T, M)                                                                   \
-    {                                                                                       \
-        const T *p = (const T *)j->x->data;                                                 \
-        T *q = (T *)j->y->data;                                                             \
-        const T a = (T)j->at->alpha, b = (T)j->at->beta;                                    \
-        (void)a, (void)b;                                                                   \
-        switch (j->at->op) {                                                                \
-            U(RT_ABS, M(fabs)(x))                                                           \
-            U(RT_NEG, -x)                                                                   \
-            U(RT_SIGN, (T)((x > 0) - (x < 0)))                                              \
-            U(RT_FLOOR, M(floor)(x))                                                        \
-            U(RT_CEIL, M(ceil)(x))                                                          \
-            U(RT_ROUND, M(nearbyint)(x))                                                    \
-            U(RT_SQRT, M(sqrt)(x))                                                          \
-            U(RT_RECIPROCAL, 1 / x)                                                         \
-            U(RT_EXP, M(exp)(x))                                                            \
-            U(RT_LOG, M(log)(x))                                                            \
-            U(RT_SIN, M(sin)(x))                                                            \
-            U(RT_COS, M(cos)(x))                                                            \
-            U(RT_TAN, M(tan)(x))                                                            \
-            U(RT_ASIN, M(asin)(x))                                                          \
-            U(RT_ACOS, M(acos)(x))                                                          \
-            U(RT_ATAN, M(atan)(x))                                                          \
-            U(RT_SINH, M(sinh)(x))                                                          \
-            U(RT_COSH, M(cosh)(x))                                                          \
-            U(RT_TANH, M(tanh)(x))                                                          \
-            U(RT_ASINH, M(asinh)(x))                                                        \
-            U(RT_ACOSH, M(acosh)(x))                                                        \
-            U(RT_ATANH, M(atanh)(x))                                                        \
-            U(RT_ERF, M(erf)(x))                                                            \
-            U(RT_SIGMOID, x >= 0 ? 1 / (1 + M(exp)(-x)) : M(exp)(x) / (1 + M(exp)(x)))      \
-            U(RT_RELU, x > 0 ? x : (x != x ? x : 0))                                        \
-            U(RT_LEAKY_RELU, x >= 0 ? x : a * x)                                            \
-            U(RT_ELU, x >= 0 ? x : a * M(expm1)(x))                                         \
-            U(RT_CELU, (T)celu((double)x, (double)a))                                       \
-            U(RT_SELU, x > 0 ? b * x : b * a * M(expm1)(x))                                 \
-            U(RT_SOFTPLUS, (x > 0 ? x : 0) + M(log1p)(M(exp)(-M(fabs)(x))))                 \
-            U(RT_SOFTSIGN, x / (1 + M(fabs)(x)))                                            \
-            U(RT_HARD_SIGMOID, M(fmax)(0, M(fmin)(1, a * x + b)))                           \
-            U(RT_HARD_SWISH, x *M(fmax)(0, M(fmin)(1, x / 6 + (T)0.5)))                     \
-            U(RT_MISH, x *M(tanh)((x > 0 ? x : 0) + M(log1p)(M(exp)(-M(fabs)(x)))))         \
-            U(RT_GELU, (T)0.5 * x * (1 + M(erf)(x * (T)0.70710678118654752440)))            \
-            U(RT_GELU_TANH,                                                                 \
-              (T)0.5 * x *                                                                  \
-                  (1 + M(tanh)((T)0.79788456080286535588 * (x + (T)0.044715 * x * x * x)))) \
-            U(RT_SWISH, x / (1 + M(exp)(-a * x)))                                           \
-            U(RT_THRESHOLDED_RELU, x > a ? x : 0)                                           \
-            U(RT_SHRINK, x<-a ? x + b : x> a ? x - b : 0)                                   \
-        }                                                                                   \
-    }
-
-#define F32(fn) fn##f
-#define F64(fn) fn
-
-#define U(op, value)                             \
-    case op:                                     \
-        if (!RT_USES_UNARY(op))                  \
-            break;                               \
-        for (int64_t i = first; i < last; i++) { \
-            float x = p[i];                      \
-            q[i] = (value);                      \
-        }                                        \
-        break;
-static void unary_f32(const unary_job *j, int64_t first, int64_t last)
+static void unary_double(const unary_job *j, int64_t first, int64_t last)
 {
-    UNARY_LOOPS(float, F32)
+    const rt_view v[3] = {
+        {(const double *)j->x->data + first, 1}, {&j->at->alpha, 0}, {&j->at->beta, 0}};
+    rt_loop_f64(RT_CHAIN_UNARY + j->at->op, v, (double *)j->y->data + first, last - first);
 }
-#undef U
-#define U(op, value)                             \
-    case op:                                     \
-        if (!RT_USES_UNARY(op))                  \
-            break;                               \
-        for (int64_t i = first; i < last; i++) { \
-            double x = p[i];                     \
-            q[i] = (value);                      \
-        }                                        \
-        break;
-static void unary_f64(const unary_job *j, int64_t first, int64_t last)
-{
-    UNARY_LOOPS(double, F64)
-}
-#undef U
 
 /* Integers: few operators, through int64; a negation wraps. */
 static void unary_int(const unary_job *j, int64_t first, int64_t last)
@@ -153,9 +77,9 @@ static void unary_range(void *context, int64_t first, int64_t last, int thread)
         (RT_USES_UNARY(RT_IS_INF) && j->at->op == RT_IS_INF))
         unary_predicate(j, first, last);
     else if (j->x->dtype == RT_F32)
-        unary_f32(j, first, last);
+        unary_float(j, first, last);
     else if (RT_USES_TYPE(RT_F64) && j->x->dtype == RT_F64)
-        unary_f64(j, first, last);
+        unary_double(j, first, last);
     else if (RT_USES_INTEGERS)
         unary_int(j, first, last);
 }
@@ -233,86 +157,33 @@ typedef struct binary_job {
     const rt_tensor *x, *y;
 } binary_job;
 
-/* An operator on a row: both operands may stand still (stride 0) or run. The four usual cases get
- * loops that vectorise. */
-#define ROW(op, T, R, value)                                                                  \
-    case op:                                                                                  \
-        if (!RT_USES_BINARY(op))                                                              \
-            break;                                                                            \
-        {                                                                                     \
-            const T *p = (const T *)j->x[0].data + o[0], *q = (const T *)j->x[1].data + o[1]; \
-            R *r = (R *)j->y->data + to;                                                      \
-            if (sa == 1 && sb == 1)                                                           \
-                for (int64_t i = 0; i < n; i++) {                                             \
-                    T x = p[i], y = q[i];                                                     \
-                    r[i] = (R)(value);                                                        \
-                }                                                                             \
-            else if (sa == 1 && sb == 0) {                                                    \
-                T y = q[0];                                                                   \
-                for (int64_t i = 0; i < n; i++) {                                             \
-                    T x = p[i];                                                               \
-                    r[i] = (R)(value);                                                        \
-                }                                                                             \
-            } else if (sa == 0 && sb == 1) {                                                  \
-                T x = p[0];                                                                   \
-                for (int64_t i = 0; i < n; i++) {                                             \
-                    T y = q[i];                                                               \
-                    r[i] = (R)(value);                                                        \
-                }                                                                             \
-            } else                                                                            \
-                for (int64_t i = 0; i < n; i++) {                                             \
-                    T x = p[i * sa], y = q[i * sb];                                           \
-                    r[i] = (R)(value);                                                        \
-                }                                                                             \
-        }                                                                                     \
-        break;
+static int compares(int op)
+{
+    return op == RT_EQUAL || op == RT_LESS || op == RT_LESS_EQUAL || op == RT_GREATER ||
+           op == RT_GREATER_EQUAL;
+}
 
-/* The same in one loop, a quarter of the code: for double, and for what does not vectorise. */
-#define ROW_ANY(op, T, R, value)                                                              \
-    case op:                                                                                  \
-        if (!RT_USES_BINARY(op))                                                              \
-            break;                                                                            \
-        {                                                                                     \
-            const T *p = (const T *)j->x[0].data + o[0], *q = (const T *)j->x[1].data + o[1]; \
-            R *r = (R *)j->y->data + to;                                                      \
-            for (int64_t i = 0; i < n; i++) {                                                 \
-                T x = p[i * sa], y = q[i * sb];                                               \
-                r[i] = (R)(value);                                                            \
-            }                                                                                 \
-        }                                                                                     \
-        break;
-
-#define FLOAT_ROWS(T, M, ROW)                                \
-    switch (j->op) {                                         \
-        ROW(RT_ADD, T, T, x + y)                             \
-        ROW(RT_SUB, T, T, x - y)                             \
-        ROW(RT_MUL, T, T, x *y)                              \
-        ROW(RT_DIV, T, T, x / y)                             \
-        ROW_ANY(RT_POW, T, T, y == 2 ? x * x : M(pow)(x, y)) \
-        ROW(RT_MAX, T, T, x != x || x > y ? x : y)           \
-        ROW(RT_MIN, T, T, x != x || x < y ? x : y)           \
-        ROW_ANY(RT_MOD, T, T, x - M(floor)(x / y) * y)       \
-        ROW_ANY(RT_FMOD, T, T, M(fmod)(x, y))                \
-        ROW(RT_PRELU, T, T, x >= 0 ? x : x * y)              \
-        ROW(RT_EQUAL, T, unsigned char, x == y)              \
-        ROW(RT_LESS, T, unsigned char, x < y)                \
-        ROW(RT_LESS_EQUAL, T, unsigned char, x <= y)         \
-        ROW(RT_GREATER, T, unsigned char, x > y)             \
-        ROW(RT_GREATER_EQUAL, T, unsigned char, x >= y)      \
-    default:                                                 \
-        break;                                               \
+/* An operator on a row; operands stand still (step 0) or run. Comparisons give bools, some at a
+ * time by way of numbers. */
+#define ROW(name, T, loop)                                                                     \
+    static void name(const binary_job *j, const int64_t *o, int64_t to, int64_t n, int64_t sa, \
+                     int64_t sb)                                                               \
+    {                                                                                          \
+        enum { BLOCK = 256 };                                                                  \
+        const T *p = (const T *)j->x[0].data + o[0], *q = (const T *)j->x[1].data + o[1];      \
+        int block = compares(j->op);                                                           \
+        for (int64_t at = 0; at < n;) {                                                        \
+            T truth[BLOCK];                                                                    \
+            int64_t m = block && n - at > BLOCK ? (int64_t)BLOCK : n - at;                     \
+            const rt_view v[3] = {{p + at * sa, sa}, {q + at * sb, sb}, {0, 0}};               \
+            loop(RT_CHAIN_BINARY + j->op, v, block ? truth : (T *)j->y->data + to + at, m);    \
+            for (int64_t i = 0; i < m && block; i++)                                           \
+                ((unsigned char *)j->y->data)[to + at + i] = truth[i] != 0;                    \
+            at += m;                                                                           \
+        }                                                                                      \
     }
-
-static void row_f32(const binary_job *j, const int64_t *o, int64_t to, int64_t n, int64_t sa,
-                    int64_t sb)
-{
-    FLOAT_ROWS(float, F32, ROW)
-}
-static void row_f64(const binary_job *j, const int64_t *o, int64_t to, int64_t n, int64_t sa,
-                    int64_t sb)
-{
-    FLOAT_ROWS(double, F64, ROW_ANY)
-}
+ROW(row_f32, float, rt_loop_f32)
+ROW(row_f64, double, rt_loop_f64)
 
 /* x^y by squaring; wraps. A negative power of an integer is 0, but for +-1. */
 static uint64_t int_pow(int64_t x, int64_t y)
