@@ -5,6 +5,7 @@
  * chain, float or double; truth values are 1 and 0. Work goes in blocks that stay in the
  * first-level cache: each instruction runs over a block before the next one does. Inputs broadcast
  * to the shape of the outputs, which all have the same. */
+#include "runtime/kernels/kernels.h"
 #include "runtime/kernels/loops.h"
 
 #include <string.h>

@@ -1,5 +1,6 @@
 /* runtime/kernels/elementwise.c: operators that work element by element, with numpy's broadcasting.
  */
+#include "runtime/kernels/kernels.h"
 #include "runtime/kernels/loops.h"
 
 #include <math.h>

@@ -81,7 +81,7 @@ static double celu(double x, double alpha)
         if (!RT_USES_UNARY(op))           \
             break;                        \
         for (int64_t i = 0; i < n; i++) { \
-            T x = p[i * s];               \
+            T x = p[i];                   \
             r[i] = (T)(value);            \
         }                                 \
         break;

@@ -60,14 +60,28 @@ static int64_t grain(const rows *r)
         }                                                                                  \
     }
 
+/* sum += TERM(0) + .. + TERM(n - 1): eight sums, so that it vectorises. */
+#define ADD_UP(sum, n, TERM)            \
+    {                                   \
+        double lane[8] = {0};           \
+        int64_t e = 0;                  \
+        for (; e + 8 <= (n); e += 8)    \
+            for (int l = 0; l < 8; l++) \
+                lane[l] += TERM(e + l); \
+        for (; e < (n); e++)            \
+            lane[0] += TERM(e);         \
+        for (int l = 0; l < 8; l++)     \
+            (sum) += lane[l];           \
+    }
+
 /* Mean and 1/deviation of a row. */
-#define MOMENTS(T)                                                          \
-    double mean = 0, var = 0;                                               \
-    for (int64_t k = 0; k < r->n; k++)                                      \
-        mean += (double)x[base + k];                                        \
-    mean /= (double)r->n;                                                   \
-    for (int64_t k = 0; k < r->n; k++)                                      \
-        var += ((double)x[base + k] - mean) * ((double)x[base + k] - mean); \
+#define ROW_X(k)      (double)x[base + (k)]
+#define ROW_SQUARE(k) (((double)x[base + (k)] - mean) * ((double)x[base + (k)] - mean))
+#define MOMENTS(T)                \
+    double mean = 0, var = 0;     \
+    ADD_UP(mean, r->n, ROW_X)     \
+    mean /= (double)r->n;         \
+    ADD_UP(var, r->n, ROW_SQUARE) \
     double inv = 1 / sqrt(var / (double)r->n + r->epsilon);
 
 #define LAYER_NORM(T, M)                                                \
@@ -192,59 +206,59 @@ typedef struct batch {
     int training;
 } batch;
 
-static double element(const batch *b, const rt_tensor *t, int64_t n, int64_t c, int64_t i)
-{
-    int64_t k = (n * b->c + c) * b->size + i;
-    return t->dtype == RT_F32 ? (double)((const float *)t->data)[k] : rt_get_f64(t, k);
-}
-
-static void set_element(const batch *b, const rt_tensor *t, int64_t n, int64_t c, int64_t i,
-                        double x)
-{
-    int64_t k = (n * b->c + c) * b->size + i;
-    if (t->dtype == RT_F32)
-        ((float *)t->data)[k] = (float)x;
-    else
-        rt_set_f64(t, k, x);
-}
+/* Both bodies once for float and double; X and DY of a stretch of a channel. */
+#define X(i)       (double)x[i]
+#define SQUARE(i)  (((double)x[i] - mean) * ((double)x[i] - mean))
+#define DY(i)      (double)dy[i]
+#define DY_X(i)    ((double)dy[i] * ((double)x[i] - mean))
+#define STRETCH(k) (((k)*b->c + c) * b->size)
 
 /* Population mean and variance of a channel. */
-static void moments(const batch *b, const rt_tensor *x, int64_t c, double *mean, double *var)
-{
-    double sum = 0, square = 0, count = (double)(b->n * b->size);
-    for (int64_t n = 0; n < b->n; n++)
-        for (int64_t i = 0; i < b->size; i++)
-            sum += element(b, x, n, c, i);
-    *mean = sum / count;
-    for (int64_t n = 0; n < b->n; n++)
-        for (int64_t i = 0; i < b->size; i++) {
-            double d = element(b, x, n, c, i) - *mean;
-            square += d * d;
-        }
-    *var = square / count;
-}
+#define CHANNEL_MOMENTS(T, from)                           \
+    for (int64_t k = 0; k < b->n; k++) {                   \
+        const T *x = (const T *)(from)->data + STRETCH(k); \
+        ADD_UP(mean, b->size, X)                           \
+    }                                                      \
+    mean /= count;                                         \
+    for (int64_t k = 0; k < b->n; k++) {                   \
+        const T *x = (const T *)(from)->data + STRETCH(k); \
+        ADD_UP(var, b->size, SQUARE)                       \
+    }                                                      \
+    var /= count;
+
+#define NORMALISE(name, T)                                                                    \
+    static void name(const batch *b, int64_t c)                                               \
+    {                                                                                         \
+        double mean = 0, var = 0, count = (double)(b->n * b->size);                           \
+        double old_mean = rt_get_f64(&b->in[3], c), old_var = rt_get_f64(&b->in[4], c);       \
+        if (b->training) {                                                                    \
+            CHANNEL_MOMENTS(T, &b->in[0])                                                     \
+            if (b->out[1].data)                                                               \
+                rt_set_f64(&b->out[1], c, old_mean * b->momentum + mean * (1 - b->momentum)); \
+            if (b->out[2].data)                                                               \
+                rt_set_f64(&b->out[2], c, old_var * b->momentum + var * (1 - b->momentum));   \
+        } else {                                                                              \
+            mean = old_mean;                                                                  \
+            var = old_var;                                                                    \
+        }                                                                                     \
+        double f = rt_get_f64(&b->in[1], c) / sqrt(var + b->epsilon),                         \
+               shift = rt_get_f64(&b->in[2], c);                                              \
+        for (int64_t k = 0; k < b->n; k++) {                                                  \
+            const T *x = (const T *)b->in[0].data + STRETCH(k);                               \
+            T *y = (T *)b->out[0].data + STRETCH(k);                                          \
+            for (int64_t i = 0; i < b->size; i++)                                             \
+                y[i] = (T)(((double)x[i] - mean) * f + shift);                                \
+        }                                                                                     \
+    }
+NORMALISE(normalise_f32, float)
+NORMALISE(normalise_f64, double)
 
 static void normalise(void *context, int64_t first, int64_t last, int thread)
 {
     const batch *b = (const batch *)context;
     (void)thread;
-    for (int64_t c = first; c < last; c++) {
-        double mean = rt_get_f64(&b->in[3], c), var = rt_get_f64(&b->in[4], c);
-        if (b->training) {
-            double old_mean = mean, old_var = var;
-            moments(b, &b->in[0], c, &mean, &var);
-            if (b->out[1].data)
-                rt_set_f64(&b->out[1], c, old_mean * b->momentum + mean * (1 - b->momentum));
-            if (b->out[2].data)
-                rt_set_f64(&b->out[2], c, old_var * b->momentum + var * (1 - b->momentum));
-        }
-        double f = rt_get_f64(&b->in[1], c) / sqrt(var + b->epsilon),
-               shift = rt_get_f64(&b->in[2], c);
-        for (int64_t n = 0; n < b->n; n++)
-            for (int64_t i = 0; i < b->size; i++)
-                set_element(b, &b->out[0], n, c, i,
-                            (element(b, &b->in[0], n, c, i) - mean) * f + shift);
-    }
+    for (int64_t c = first; c < last; c++)
+        (RT_USES_TYPE(RT_F64) && b->in[0].dtype == RT_F64 ? normalise_f64 : normalise_f32)(b, c);
 }
 
 /* batch_norm: X, scale, B, mean, var -> Y, and in training the next mean and var (or left out). */
@@ -264,34 +278,42 @@ void rt_batch_norm(const rt_env *env, const void *attr, const rt_tensor *in, con
     rt_parallel(env, b.c, 4, normalise, &b);
 }
 
+#define NORMALISE_GRAD(name, T)                                                            \
+    static void name(const batch *b, int64_t c)                                            \
+    {                                                                                      \
+        double mean = 0, var = 0, s1 = 0, s2 = 0, count = (double)(b->n * b->size);        \
+        CHANNEL_MOMENTS(T, &b->in[1])                                                      \
+        double inv = 1 / sqrt(var + b->epsilon);                                           \
+        for (int64_t k = 0; k < b->n; k++) {                                               \
+            const T *dy = (const T *)b->in[0].data + STRETCH(k);                           \
+            const T *x = (const T *)b->in[1].data + STRETCH(k);                            \
+            ADD_UP(s1, b->size, DY)                                                        \
+            ADD_UP(s2, b->size, DY_X)                                                      \
+        }                                                                                  \
+        s2 *= inv;                                                                         \
+        if (b->out[1].data)                                                                \
+            rt_set_f64(&b->out[1], c, s2);                                                 \
+        if (b->out[2].data)                                                                \
+            rt_set_f64(&b->out[2], c, s1);                                                 \
+        double f = rt_get_f64(&b->in[2], c) * inv, m1 = s1 / count, m2 = s2 / count * inv; \
+        for (int64_t k = 0; k < b->n && b->out[0].data; k++) {                             \
+            const T *dy = (const T *)b->in[0].data + STRETCH(k);                           \
+            const T *x = (const T *)b->in[1].data + STRETCH(k);                            \
+            T *dx = (T *)b->out[0].data + STRETCH(k);                                      \
+            for (int64_t i = 0; i < b->size; i++)                                          \
+                dx[i] = (T)(f * ((double)dy[i] - m1 - ((double)x[i] - mean) * m2));        \
+        }                                                                                  \
+    }
+NORMALISE_GRAD(normalise_grad_f32, float)
+NORMALISE_GRAD(normalise_grad_f64, double)
+
 static void normalise_grad(void *context, int64_t first, int64_t last, int thread)
 {
     const batch *b = (const batch *)context;
-    const rt_tensor *dy = &b->in[0], *x = &b->in[1];
-    double count = (double)(b->n * b->size);
     (void)thread;
-    for (int64_t c = first; c < last; c++) {
-        double mean, var, s1 = 0, s2 = 0;
-        moments(b, x, c, &mean, &var);
-        double inv = 1 / sqrt(var + b->epsilon);
-        for (int64_t n = 0; n < b->n; n++)
-            for (int64_t i = 0; i < b->size; i++) {
-                double d = element(b, dy, n, c, i);
-                s1 += d;
-                s2 += d * (element(b, x, n, c, i) - mean) * inv;
-            }
-        if (b->out[1].data)
-            rt_set_f64(&b->out[1], c, s2);
-        if (b->out[2].data)
-            rt_set_f64(&b->out[2], c, s1);
-        double f = rt_get_f64(&b->in[2], c) * inv;
-        for (int64_t n = 0; n < b->n && b->out[0].data; n++)
-            for (int64_t i = 0; i < b->size; i++) {
-                double xhat = (element(b, x, n, c, i) - mean) * inv;
-                set_element(b, &b->out[0], n, c, i,
-                            f * (element(b, dy, n, c, i) - s1 / count - xhat * s2 / count));
-            }
-    }
+    for (int64_t c = first; c < last; c++)
+        (RT_USES_TYPE(RT_F64) && b->in[1].dtype == RT_F64 ? normalise_grad_f64
+                                                          : normalise_grad_f32)(b, c);
 }
 
 /* batch_norm_grad: dY, X, scale -> dX, dscale, dB (each may be left out); the batch's own

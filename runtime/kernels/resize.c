@@ -89,29 +89,72 @@ static int taps(const rt_resize_axis_attr *a, double x, int64_t in, int64_t *fir
     return n;
 }
 
+typedef struct resize_job {
+    const rt_resize_axis_attr *at;
+    const rt_tensor *x, *y;
+    int64_t in, out, inner;
+} resize_job;
+
+/* Output o of the rows [begin, end): a weighted sum of n inputs. */
+static void mix(const resize_job *j, int64_t begin, int64_t end, int64_t o, int n,
+                const int64_t *from, const double *weight)
+{
+    int is_float = rt_is_float(j->y->dtype), is_f32 = j->x->dtype == RT_F32;
+    for (int64_t b = begin; b < end; b++) {
+        int64_t to = (b * j->out + o) * j->inner, base = b * j->in * j->inner;
+        const float *x = is_f32 ? (const float *)j->x->data + base : NULL;
+        float *y = is_f32 ? (float *)j->y->data + to : NULL;
+        for (int64_t i = 0; i < j->inner && is_f32; i++) {
+            double sum = 0;
+            for (int k = 0; k < n; k++)
+                sum += weight[k] * (double)x[from[k] + i];
+            y[i] = (float)sum;
+        }
+        for (int64_t i = 0; i < j->inner && !is_f32; i++) {
+            double sum = 0;
+            for (int k = 0; k < n; k++)
+                sum += weight[k] * rt_get_f64(j->x, base + from[k] + i);
+            rt_set_f64(j->y, to + i, is_float ? sum : nearbyint(sum));
+        }
+    }
+}
+
+static void outside(const resize_job *j, int64_t begin, int64_t end, int64_t o)
+{
+    for (int64_t b = begin; b < end; b++)
+        for (int64_t i = 0; i < j->inner; i++)
+            rt_set_f64(j->y, (b * j->out + o) * j->inner + i, j->at->extrapolation);
+}
+
+static void resize_rows(void *context, int64_t begin, int64_t end, int thread)
+{
+    const resize_job *j = (const resize_job *)context;
+    (void)thread;
+    for (int64_t o = 0; o < j->out; o++) {
+        double weight[RT_RESIZE_TAPS], at = source(j->at, o, j->in, j->out);
+        int64_t first, from[RT_RESIZE_TAPS];
+        int n = taps(j->at, at, j->in, &first, weight);
+        for (int k = 0; k < n; k++)
+            from[k] = clamp(first + k, j->in) * j->inner;
+        if (j->at->transform == CROP && (at < 0 || at > (double)(j->in - 1)))
+            outside(j, begin, end, o);
+        else
+            mix(j, begin, end, o, n, from, weight);
+    }
+}
+
 /* resize_axis: X -> Y, of other size along `axis` only. mode, transform, nearest: as numbered
  * above. */
 void rt_resize_axis(const rt_env *env, const void *attr, const rt_tensor *in, const rt_tensor *out)
 {
     const rt_resize_axis_attr *a = (const rt_resize_axis_attr *)attr;
-    const rt_tensor *x = &in[0], *y = &out[0];
-    int64_t ni = x->dims[a->axis], no = y->dims[a->axis],
-            inner = rt_product(y->dims, a->axis + 1, y->rank);
-    int64_t outer = rt_product(y->dims, 0, a->axis);
-    int is_float = rt_is_float(y->dtype);
-    (void)env;
-    for (int64_t o = 0; o < no; o++) {
-        double weight[RT_RESIZE_TAPS], at = source(a, o, ni, no);
-        int64_t first;
-        int n = taps(a, at, ni, &first, weight),
-            lost = a->transform == CROP && (at < 0 || at > (double)(ni - 1));
-        for (int64_t b = 0; b < outer; b++)
-            for (int64_t i = 0; i < inner; i++) {
-                double sum = 0;
-                for (int k = 0; k < n; k++)
-                    sum += weight[k] * rt_get_f64(x, (b * ni + clamp(first + k, ni)) * inner + i);
-                int64_t to = (b * no + o) * inner + i;
-                rt_set_f64(y, to, lost ? a->extrapolation : is_float ? sum : nearbyint(sum));
-            }
-    }
+    const rt_tensor *y = &out[0];
+    resize_job j = {a,
+                    &in[0],
+                    y,
+                    in[0].dims[a->axis],
+                    y->dims[a->axis],
+                    rt_product(y->dims, a->axis + 1, y->rank)};
+    rt_parallel(env, rt_product(y->dims, 0, a->axis), 4096 / (j.out * j.inner + 1) + 1, resize_rows,
+                &j);
 }
