@@ -63,6 +63,13 @@ show "forward, backward and SGD step" "$step" 4.5
 awk '{ n += $3 } END { printf "  %-58s %8d     (limit 0)%s\n", "allocations in " 100 * NR " steps", n, n ? "  MISSED" : ""
     exit n > 0 }' $TOP/ours.rounds || status=1
 
+[ -z "$ort" ] || {
+    D=tests/data/models
+    echo "a training step of the same step graph, one core"
+    "$ort" bench/peer_step.py "${BIN:-bin}" $TOP models/digits2.onnx 64 models/digits5.onnx 64 $D/mlp_cls_reg/model.op17.onnx 32 \
+        $D/mmoe/model.op17.onnx 64 $D/rnn_tag/model.op17.onnx 8 $D/transformer_glue/model.op17.onnx 16 $D/cnn_nyu/model.op17.onnx 8
+}
+
 # ------------------------------------------------------------------ the rest
 
 "$BENCH/bench_rewrite" "${BIN:-bin}/mtbal-rewrite" $TOP || status=1

@@ -1,6 +1,6 @@
 /* lower/fuse.c: several nodes in one call. First what a matrix product does on the way (a
- * transposed operand, a bias, Relu), then groups of operators that work element by element
- * (groups.c). */
+ * transposed operand, a bias, Relu) and the weight of a gradient, then groups of operators that
+ * work element by element (groups.c). */
 #include "lower/lowering.h"
 
 #include <string.h>
@@ -128,6 +128,49 @@ static mtbal_status take_relu(lowering *l, mtbal_node *relu)
     return mtbal_node_set_output(def, 0, out);
 }
 
+/* ------------------------------------------------------------------ into Adam's update */
+
+static bool is_zero(lowering *l, const mtbal_value *v)
+{
+    const mtbal_tensor *t = lower_constant(l, v);
+    return t && t->count == 1 && mtbal_tensor_f64(t, 0) == 0;
+}
+
+/* w == 0 ? 0 : g, where it is: g. NULL: the node is none, or more than that. */
+static mtbal_value *guarded_by(lowering *l, const mtbal_node *where, const mtbal_value *w)
+{
+    const mtbal_node *equal = where ? maker(where, 0, "Equal") : NULL;
+    if (!equal || where->nin != 3 || !where->in[2] || !used_once(l, where->out[0]) ||
+        !is_zero(l, where->in[1]))
+        return NULL;
+    for (int i = 0; i < 2; i++)
+        if (equal->in[i] == w && is_zero(l, equal->in[1 - i]))
+            return where->in[2];
+    return NULL;
+}
+
+/* A gradient that is weighted by a scalar on its way: w (w == 0 ? 0 : g). The kernel takes g, and w
+ * as its twelfth operand. */
+static mtbal_status take_weight(lowering *l, mtbal_node *update)
+{
+    enum { OPERANDS = 12 };
+    const mtbal_node *mul = maker(update, 1, "Mul");
+    if (!mul || mul->nin != 2 || update->nin >= OPERANDS || !used_once(l, mul->out[0]) ||
+        !is_float(mul->out[0]))
+        return MTBAL_OK;
+    for (int i = 0; i < 2; i++) {
+        mtbal_value *w = mul->in[1 - i], *g = guarded_by(l, maker(mul, i, "Where"), w);
+        if (!g || w->type.rank != 0 || !mtbal_shape_equal(&g->type, &mul->out[0]->type))
+            continue;
+        mtbal_value *in[OPERANDS] = {NULL};
+        memcpy(in, update->in, (size_t)update->nin * sizeof *in);
+        in[1] = g;
+        in[OPERANDS - 1] = w;
+        return mtbal_node_set_inputs(update, OPERANDS, in);
+    }
+    return MTBAL_OK;
+}
+
 static mtbal_status fuse_products(lowering *l)
 {
     for (mtbal_node *node = l->graph->first, *next; node; node = next) {
@@ -142,6 +185,8 @@ static mtbal_status fuse_products(lowering *l)
             MTBAL_TRY(take_bias(l, node));
         } else if (mtbal_node_is(node, "Relu")) {
             MTBAL_TRY(take_relu(l, node));
+        } else if (node->opcode == MTBAL_OP_adam_update || node->opcode == MTBAL_OP_adamw_update) {
+            MTBAL_TRY(take_weight(l, node));
         }
     }
     return MTBAL_OK;

@@ -3,6 +3,12 @@
  * order, whatever the layout of the operands. */
 #include "runtime/gemm.h"
 
+#include <string.h>
+
+#ifdef __SSE2__
+#include <xmmintrin.h>
+#endif
+
 enum { KC = RT_KC, MC = RT_MC, NC = RT_NC };
 
 static const struct {
@@ -19,6 +25,26 @@ typedef struct job {
     int64_t tiles_n;
 } job;
 
+/* to[q * strip + r] = from[r * row + q], r < strip, q < 16: a cache line of each row. */
+static void turn(const float *from, int64_t row, int strip, float *to)
+{
+    int r = 0;
+#ifdef __SSE2__
+    for (; r + 4 <= strip; r += 4)
+        for (int q = 0; q < 16; q += 4) {
+            __m128 x[4];
+            for (int i = 0; i < 4; i++)
+                x[i] = _mm_loadu_ps(from + (r + i) * row + q);
+            _MM_TRANSPOSE4_PS(x[0], x[1], x[2], x[3]);
+            for (int i = 0; i < 4; i++)
+                _mm_storeu_ps(to + (q + i) * strip + r, x[i]);
+        }
+#endif
+    for (; r < strip; r++)
+        for (int q = 0; q < 16; q++)
+            to[q * strip + r] = from[r * row + q];
+}
+
 /* (rows, k) in strips of `strip` rows, k running fastest outside the strip; what is missing is 0.
  */
 static void pack(const float *from, int64_t row, int64_t col, int64_t rows, int64_t k, int strip,
@@ -33,17 +59,18 @@ static void pack(const float *from, int64_t row, int64_t col, int64_t rows, int6
                     to[r] = base[p * col + r];
         } else if (full && col == 1) {
             int64_t p = 0;
-            for (; p + 16 <= k; p += 16, to += 16 * strip) /* a cache line of each row at a time */
-                for (int r = 0; r < strip; r++)
-                    for (int q = 0; q < 16; q++)
-                        to[q * strip + r] = base[r * row + p + q];
+            for (; p + 16 <= k; p += 16, to += 16 * strip)
+                turn(base + p, row, strip, to);
             for (; p < k; p++, to += strip)
                 for (int r = 0; r < strip; r++)
                     to[r] = base[r * row + p];
         } else {
-            for (int64_t p = 0; p < k; p++, to += strip)
-                for (int r = 0; r < strip; r++)
-                    to[r] = i + r < rows ? base[r * row + p * col] : 0;
+            int left = full ? strip : (int)(rows - i);
+            memset(to, 0, (size_t)(full ? 0 : k * strip) * sizeof *to);
+            for (int r = 0; r < left; r++)
+                for (int64_t p = 0; p < k; p++)
+                    to[p * strip + r] = base[r * row + p * col];
+            to += k * strip;
         }
     }
 }

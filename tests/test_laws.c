@@ -209,6 +209,28 @@ START_TEST(test_calibrated_factor)
 }
 END_TEST
 
+/* ------------------------------------------------------------------ a task that is switched off */
+
+/* Whatever it computes, NaN too, the training is that of the other task, to the bit. */
+START_TEST(test_switched_off)
+{
+    static const char *const optimizers[] = {"sgd", "momentum", "adam", "adamw"};
+    const mtbal_setting set[] = {{"mtbal/calibration/b", INFINITY}, {"lr", 0.01}};
+    mtbal_options o = options_of(optimizers[_i], "mean");
+    static outcome a, b;
+    char *text = steps_network(2, 7);
+    steps_write(steps_parse(text), &o, files_path("net.onnx"));
+    free(text);
+    steps_network_data(files_path("sound.npz"), 500, 1, 1, false);
+    steps_network_data(files_path("broken.npz"), 500, 1, NAN, false);
+    train(files_path("net.onnx"), files_path("sound.npz"), 20, set, 2, &a);
+    train(files_path("net.onnx"), files_path("broken.npz"), 20, set, 2, &b);
+    ck_assert(b.weight[1] == 0 && isnan(b.loss[1]) && isfinite(b.loss[0]));
+    ck_assert_msg(!memcmp(a.values, b.values, (size_t)a.nvalues * sizeof *a.values),
+                  "%s: the parameters differ", optimizers[_i]);
+}
+END_TEST
+
 /* ------------------------------------------------------------------ targets times a */
 
 /* A network of L layers spreads a gain of a over them, a^(1/L) each; the gradient of a layer is the
@@ -303,6 +325,7 @@ int main(void)
     tcase_add_loop_test(tests, test_power_of_two, 0, 3);
     tcase_add_loop_test(tests, test_any_factor, 0, 3);
     tcase_add_test(tests, test_calibrated_factor);
+    tcase_add_loop_test(tests, test_switched_off, 0, 4);
     tcase_add_loop_test(tests, test_target_exponent, 2, 5);
     tcase_add_loop_test(tests, test_order, 0, 2);
     tcase_add_loop_test(tests, test_identical, 0, 4);
