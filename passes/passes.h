@@ -121,8 +121,8 @@ mtbal_status mtbal_rewrite(mtbal_model *model, const mtbal_options *options,
 /* Gives the calibrated weights of a step graph another scalar (mean, sum, unit, geo, ref:TASK).
  * MTBAL_USAGE: there is none of that name; MTBAL_INVALID: the graph has no calibrated weights. */
 mtbal_status mtbal_rescale(mtbal_model *model, const char *scale, mtbal_diag *diag);
-/* The calibrated weight that a step graph computes of g [count] (+inf: switched off): c/G_task. NAN:
- * no such scale. */
+/* The calibrated weight that a step graph computes of g [count] (+inf: switched off): c/G_task.
+ * NAN: no such scale. */
 double mtbal_calibrated_weight(const char *scale, int count, const char *const *tasks,
                                const double *g, int task);
 /* A step graph (or any model) back into an inference model: mtbal's nodes, inputs and outputs
