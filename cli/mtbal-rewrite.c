@@ -1,5 +1,5 @@
 /* cli/mtbal-rewrite.c: in.onnx -> step.onnx. */
-#include "cli/cli.h"
+#include "cli/rewritten.h"
 #include "lower/lower.h"
 #include "onnxio/onnxio.h"
 #include "passes/gradients/gradients.h"
@@ -96,303 +96,6 @@ static const cli_command command = {
     .max_operands = 2,
 };
 
-/* ------------------------------------------------------------------ the report */
-
-typedef struct op_count {
-    const char *domain, *op;
-    int before, after;
-} op_count;
-typedef struct op_counts {
-    int count, capacity;
-    op_count *items;
-    bool after;
-    mtbal_arena *arena;
-} op_counts;
-
-static mtbal_status count_op(mtbal_node *node, void *context)
-{
-    op_counts *c = context;
-    int i = 0;
-    while (i < c->count &&
-           (strcmp(c->items[i].op, node->op) || strcmp(c->items[i].domain, node->domain)))
-        i++;
-    if (i == c->count) {
-        if (c->count == c->capacity) {
-            int capacity = c->capacity ? 2 * c->capacity : 64;
-            op_count *bigger = mtbal_arena_array(c->arena, (size_t)capacity, sizeof *bigger);
-            if (!bigger)
-                return MTBAL_NOMEM;
-            if (c->count)
-                memcpy(bigger, c->items, (size_t)c->count * sizeof *bigger);
-            c->items = bigger;
-            c->capacity = capacity;
-        }
-        c->items[c->count++] = (op_count){mtbal_intern(c->arena, node->domain),
-                                          mtbal_intern(c->arena, node->op), 0, 0};
-    }
-    *(c->after ? &c->items[i].after : &c->items[i].before) += 1;
-    return MTBAL_OK;
-}
-
-static int by_name(const void *x, const void *y)
-{
-    const op_count *p = x, *q = y;
-    int domain = strcmp(p->domain, q->domain);
-    return domain ? domain : strcmp(p->op, q->op);
-}
-
-typedef struct report {
-    const char *in, *out;
-    const mtbal_context *context;
-    op_counts ops;
-    int nodes_before, nodes_after;
-    int64_t bytes_before, bytes_after;
-    double seconds;
-    mtbal_plan_info emitted;
-    mtbal_calibration *calibrations; /* [ncalibrations], with --calibrate */
-    int ncalibrations;
-} report;
-
-/* Of the main graph, and of the training steps beside it. */
-static mtbal_status count_ops(report *r, const mtbal_model *model, mtbal_diag *diag)
-{
-    mtbal_status status = mtbal_graph_walk(model->graph, count_op, &r->ops);
-    for (int i = 0; i < model->ntrainings && status == MTBAL_OK; i++)
-        if (model->trainings[i]->algorithm)
-            status = mtbal_graph_walk(model->trainings[i]->algorithm, count_op, &r->ops);
-    return status == MTBAL_OK ? MTBAL_OK : mtbal_no_memory(diag);
-}
-
-static int64_t size_of(const char *form, const char *name, mtbal_arena *arena)
-{
-    const char *path = mtbal_arena_printf(arena, form, name);
-    FILE *file = path ? fopen(path, "rb") : NULL;
-    long size = file && !fseek(file, 0, SEEK_END) ? ftell(file) : -1;
-    if (file)
-        fclose(file);
-    return size;
-}
-
-static const char *task_list(uint64_t reach, const mtbal_context *c, char *buffer, size_t size)
-{
-    size_t n = 0;
-    buffer[0] = 0;
-    for (int i = 0; i < c->ntasks && n < size; i++)
-        if (reach >> c->tasks[i].index & 1)
-            n += (size_t)snprintf(buffer + n, size - n, "%s%s", n ? " " : "", c->tasks[i].name);
-    return buffer;
-}
-
-static int shared_of(const mtbal_context *c, int task, int64_t *elements)
-{
-    int shared = 0;
-    for (int p = 0; p < c->nparams; p++) {
-        uint64_t reach = c->params[p].reach;
-        bool mine = reach >> c->tasks[task].index & 1;
-        shared += mine && (reach & (reach - 1));
-        if (mine)
-            *elements += mtbal_shape_count(&c->params[p].value->type);
-    }
-    return shared;
-}
-
-static void print_tasks(const mtbal_context *c, mtbal_arena *arena)
-{
-    static const char *const heads[] = {"task", "loss output", "parameters", "of them shared",
-                                        "values"};
-    cli_table table;
-    cli_table_init(&table, arena, 5, heads);
-    for (int i = 0; i < c->ntasks; i++) {
-        int64_t elements = 0;
-        int shared = shared_of(c, i, &elements);
-        cli_cell(&table, "%s", c->tasks[i].name);
-        cli_cell(&table, "%s", c->tasks[i].loss->name);
-        cli_cell(&table, "%d", c->tasks[i].nparams);
-        cli_cell(&table, "%d", shared);
-        cli_cell(&table, "%lld", (long long)elements);
-    }
-    cli_table_print(stdout, &table);
-}
-
-static void print_params(const mtbal_context *c, mtbal_arena *arena)
-{
-    static const char *const heads[] = {"parameter", "values", "norm scope", "reached by"};
-    char tasks[512];
-    cli_table table;
-    cli_table_init(&table, arena, 4, heads);
-    for (int i = 0; i < c->nparams; i++) {
-        cli_cell(&table, "%s", c->params[i].value->name);
-        cli_cell(&table, "%lld", (long long)mtbal_shape_count(&c->params[i].value->type));
-        cli_cell(&table, "%s", c->params[i].in_scope ? "yes" : "no");
-        cli_cell(&table, "%s", task_list(c->params[i].reach, c, tasks, sizeof tasks));
-    }
-    printf("\n");
-    cli_table_print(stdout, &table);
-}
-
-static void print_ops(const report *r, mtbal_arena *arena)
-{
-    static const char *const heads[] = {"op", "before", "after"};
-    cli_table table;
-    char before[32], after[32];
-    cli_table_init(&table, arena, 3, heads);
-    for (int i = 0; i < r->ops.count; i++) {
-        const op_count *op = &r->ops.items[i];
-        cli_cell(&table, "%s%s%s", op->domain, *op->domain ? "." : "", op->op);
-        cli_cell(&table, "%d", op->before);
-        cli_cell(&table, "%d", op->after);
-    }
-    cli_cell(&table, "all nodes");
-    cli_cell(&table, "%d", r->nodes_before);
-    cli_cell(&table, "%d", r->nodes_after);
-    cli_cell(&table, "file size");
-    cli_cell(&table, "%s", cli_bytes(before, (double)r->bytes_before));
-    cli_cell(&table, "%s", cli_bytes(after, (double)r->bytes_after));
-    printf("\n");
-    cli_table_print(stdout, &table);
-}
-
-static void print_notices(const mtbal_context *c, bool quiet)
-{
-    for (int i = 0; i < c->nnotices; i++)
-        if (c->notices[i].level == MTBAL_WARNING || !quiet)
-            fprintf(stderr, "%s: %s\n", c->notices[i].level == MTBAL_WARNING ? "warning" : "note",
-                    c->notices[i].text);
-}
-
-static void print_json(const report *r)
-{
-    const mtbal_context *c = r->context;
-    cli_json json = {.to = stdout};
-    json_open(&json, NULL, '{');
-    json_text(&json, "input", r->in);
-    json_text(&json, "output", r->out);
-    json_open(&json, "tasks", '[');
-    for (int i = 0; i < c->ntasks; i++) {
-        int64_t elements = 0;
-        int shared = shared_of(c, i, &elements);
-        json_open(&json, NULL, '{');
-        json_text(&json, "name", c->tasks[i].name);
-        json_text(&json, "loss", c->tasks[i].loss->name);
-        json_int(&json, "parameters", c->tasks[i].nparams);
-        json_int(&json, "shared", shared);
-        json_int(&json, "values", elements);
-        json_close(&json, '}');
-    }
-    json_close(&json, ']');
-    json_open(&json, "parameters", '[');
-    for (int i = 0; i < c->nparams; i++) {
-        json_open(&json, NULL, '{');
-        json_text(&json, "name", c->params[i].value->name);
-        json_int(&json, "values", mtbal_shape_count(&c->params[i].value->type));
-        json_bool(&json, "in_norm", c->params[i].in_scope);
-        json_open(&json, "tasks", '[');
-        for (int t = 0; t < c->ntasks; t++)
-            if (c->params[i].reach >> c->tasks[t].index & 1)
-                json_text(&json, NULL, c->tasks[t].name);
-        json_close(&json, ']');
-        json_close(&json, '}');
-    }
-    json_close(&json, ']');
-    json_open(&json, "states", '[');
-    for (int i = 0; i < c->nstates; i++)
-        json_text(&json, NULL, c->states[i].value->name);
-    json_close(&json, ']');
-    json_open(&json, "notices", '[');
-    for (int i = 0; i < c->nnotices; i++) {
-        json_open(&json, NULL, '{');
-        json_text(&json, "level", c->notices[i].level == MTBAL_WARNING ? "warning" : "note");
-        json_text(&json, "text", c->notices[i].text);
-        json_close(&json, '}');
-    }
-    json_close(&json, ']');
-    json_open(&json, "ops", '{');
-    for (int i = 0; i < r->ops.count; i++) {
-        char name[160];
-        const op_count *op = &r->ops.items[i];
-        snprintf(name, sizeof name, "%s%s%s", op->domain, *op->domain ? "." : "", op->op);
-        json_open(&json, name, '{');
-        json_int(&json, "before", op->before);
-        json_int(&json, "after", op->after);
-        json_close(&json, '}');
-    }
-    json_close(&json, '}');
-    json_int(&json, "nodes_before", r->nodes_before);
-    json_int(&json, "nodes_after", r->nodes_after);
-    json_int(&json, "bytes_before", r->bytes_before);
-    json_int(&json, "bytes_after", r->bytes_after);
-    if (a.emit.folder) {
-        json_open(&json, "c", '{');
-        json_text(&json, "folder", a.emit.folder);
-        json_int(&json, "calls", r->emitted.ncalls);
-        json_int(&json, "arena_bytes", (int64_t)r->emitted.arena_bytes);
-        json_int(&json, "arena_lower_bound", (int64_t)r->emitted.arena_lower_bound);
-        json_int(&json, "state_bytes", (int64_t)r->emitted.state_bytes);
-        json_close(&json, '}');
-    }
-    if (a.calibrate) {
-        json_open(&json, "calibration", '{');
-        for (int i = 0; i < r->ncalibrations; i++)
-            json_number(&json, r->calibrations[i].task, r->calibrations[i].g);
-        json_close(&json, '}');
-    }
-    json_number(&json, "seconds", r->seconds);
-    json_close(&json, '}');
-    printf("\n");
-}
-
-static void print_emission(const report *r)
-{
-    char arena[32], states[32];
-    if (a.emit.folder)
-        printf("  %s: %d calls, arena %s, states %s\n", a.emit.folder, r->emitted.ncalls,
-               cli_bytes(arena, (double)r->emitted.arena_bytes),
-               cli_bytes(states, (double)r->emitted.state_bytes));
-}
-
-static void print_calibrations(const report *r, mtbal_arena *arena)
-{
-    static const char *const heads[] = {"task", "G", "loss", "epochs"};
-    cli_table table;
-    cli_table_init(&table, arena, 4, heads);
-    for (int i = 0; i < r->ncalibrations; i++) {
-        const mtbal_calibration *c = &r->calibrations[i];
-        cli_cell(&table, "%s", c->task);
-        cli_cell(&table, "%.5g", c->g);
-        cli_cell(&table, "%.5g", c->loss);
-        cli_cell(&table, "%lld", (long long)c->epochs);
-    }
-    printf("\n");
-    cli_table_print(stdout, &table);
-}
-
-static void print_report(report *r, mtbal_arena *arena)
-{
-    cli_calibration_warn(r->calibrations, r->ncalibrations);
-    qsort(r->ops.items, (size_t)r->ops.count, sizeof *r->ops.items, by_name);
-    for (int i = 0; i < r->ops.count; i++) {
-        r->nodes_before += r->ops.items[i].before;
-        r->nodes_after += r->ops.items[i].after;
-    }
-    if (a.json) {
-        print_json(r);
-        return;
-    }
-    print_notices(r->context, a.quiet);
-    if (a.quiet)
-        return;
-    printf("%s: %d tasks, %d parameters, %d states\n\n", r->out, r->context->ntasks,
-           r->context->nparams, r->context->nstates);
-    print_tasks(r->context, arena);
-    if (a.verbose)
-        print_params(r->context, arena);
-    print_ops(r, arena);
-    if (a.calibrate)
-        print_calibrations(r, arena);
-    printf("\n  rewritten%s in %.1f ms\n", a.calibrate ? " and calibrated" : "", 1e3 * r->seconds);
-    print_emission(r);
-}
-
 /* ------------------------------------------------------------------ the work */
 
 static mtbal_status parse_outputs(mtbal_options *o, mtbal_diag *diag)
@@ -475,7 +178,8 @@ static mtbal_status check_target(mtbal_diag *diag)
                       "there is no target '%s'", a.target);
 }
 
-static mtbal_status calibrate(report *r, mtbal_model *model, mtbal_arena *arena, mtbal_diag *diag)
+static mtbal_status calibrate(cli_rewritten *r, mtbal_model *model, mtbal_arena *arena,
+                              mtbal_diag *diag)
 {
     const mtbal_snapshot_options no_checkpoint = {.stop = &cli_stop};
     mtbal_calibrate_options o;
@@ -492,7 +196,7 @@ static mtbal_status calibrate(report *r, mtbal_model *model, mtbal_arena *arena,
 }
 
 /* Where the result goes, and in which form. */
-static mtbal_status convert(report *r, mtbal_model *model, const mtbal_options *o,
+static mtbal_status convert(cli_rewritten *r, mtbal_model *model, const mtbal_options *o,
                             mtbal_context **context, mtbal_arena *arena, mtbal_diag *diag)
 {
     if (a.calibrate && (a.inference || writes_folder()))
@@ -538,7 +242,8 @@ static mtbal_status convert(report *r, mtbal_model *model, const mtbal_options *
     return a.calibrate ? calibrate(r, model, arena, diag) : mtbal_onnx_write(model, r->out, diag);
 }
 
-static mtbal_status rewrite(report *r, mtbal_model **model, mtbal_arena *arena, mtbal_diag *diag)
+static mtbal_status rewrite(cli_rewritten *r, mtbal_model **model, mtbal_arena *arena,
+                            mtbal_diag *diag)
 {
     mtbal_options o;
     MTBAL_TRY(make_options(&o, diag));
@@ -549,18 +254,17 @@ static mtbal_status rewrite(report *r, mtbal_model **model, mtbal_arena *arena, 
                           "nothing here has a batch");
     double start = cli_seconds();
     MTBAL_TRY(mtbal_onnx_read(r->in, model, diag));
-    r->ops.arena = arena;
-    r->bytes_before = size_of("%s", r->in, arena);
-    MTBAL_TRY(count_ops(r, *model, diag));
+    r->bytes_before = cli_rewritten_size("%s", r->in, arena);
+    MTBAL_TRY(cli_rewritten_count(r, *model, false, diag));
     mtbal_context *context = NULL;
     MTBAL_TRY(convert(r, *model, &o, &context, arena, diag));
     r->context = context;
     r->seconds = cli_seconds() - start;
-    r->bytes_after = size_of(writes_folder() ? "%s/training_model.onnx" : "%s", r->out, arena);
+    r->bytes_after =
+        cli_rewritten_size(writes_folder() ? "%s/training_model.onnx" : "%s", r->out, arena);
     if (a.emit.folder)
         MTBAL_TRY(cli_emit(&a.emit, r->out, &r->emitted, arena, diag));
-    r->ops.after = true;
-    return count_ops(r, *model, diag);
+    return cli_rewritten_count(r, *model, true, diag);
 }
 
 static void list_passes(mtbal_arena *arena)
@@ -608,16 +312,18 @@ static mtbal_status work(const char *const *operands, mtbal_arena *arena, mtbal_
         return mtbal_fail(diag, MTBAL_USAGE, "",
                           "usage: mtbal-rewrite IN.onnx OUT.onnx [options]; -h lists them",
                           "%s is missing", operands[0] ? "the output file" : "the input file");
-    report r = {.in = operands[0], .out = operands[1]};
+    cli_rewritten r = {.arena = arena,
+                       .in = operands[0],
+                       .out = operands[1],
+                       .c_folder = a.emit.folder,
+                       .json = a.json,
+                       .quiet = a.quiet,
+                       .verbose = a.verbose,
+                       .calibrated = a.calibrate != NULL};
     mtbal_model *model = NULL;
     mtbal_status status = rewrite(&r, &model, arena, diag);
-    if (status == MTBAL_OK && r.context) {
-        print_report(&r, arena);
-    } else if (status == MTBAL_OK && !a.quiet) {
-        printf("%s: %lld bytes, written in %.1f ms\n", r.out, (long long)r.bytes_after,
-               1e3 * r.seconds);
-        print_emission(&r);
-    }
+    if (status == MTBAL_OK)
+        cli_rewritten_print(&r);
     mtbal_model_free(model);
     return status;
 }
