@@ -103,13 +103,18 @@ static void tile(const job *j, int64_t i0, int64_t j0, int thread)
     for (int64_t p = 0; p < j->k || p == 0; p += KC) {
         int64_t k = rt_least(KC, j->k - p);
         float beta = p ? 1 : j->beta;
+        int plain = beta == 0 && j->alpha == 1; /* what the inner kernel gives is C */
         pack(a + i0 * j->a.row + p * j->a.col, j->a.row, j->a.col, m, k, mr, pa);
         pack(b + p * j->b.row + j0 * j->b.col, j->b.col, j->b.row, n, k, nr, pb);
         for (int64_t q = 0; q < n; q += nr)
             for (int64_t i = 0; i < m; i += mr) {
-                micros[cpu].run(k, pa + i * k, pb + q * k, acc);
-                store(j, acc, nr, rt_least(mr, m - i), rt_least(nr, n - q),
-                      j->c + (i0 + i) * j->ldc + j0 + q, beta);
+                float *c = j->c + (i0 + i) * j->ldc + j0 + q;
+                if (plain && m - i >= mr && n - q >= nr) {
+                    micros[cpu].run(k, pa + i * k, pb + q * k, c, j->ldc);
+                    continue;
+                }
+                micros[cpu].run(k, pa + i * k, pb + q * k, acc, nr);
+                store(j, acc, nr, rt_least(mr, m - i), rt_least(nr, n - q), c, beta);
             }
     }
 }

@@ -41,11 +41,11 @@ void rt_gemm(const rt_env *env, int dtype, int64_t m, int64_t n, int64_t k, doub
 void rt_gemm_on(const rt_env *env, int thread, int dtype, int64_t m, int64_t n, int64_t k,
                 double alpha, rt_matrix a, rt_matrix b, double beta, void *c, int64_t ldc);
 
-/* acc (mr x nr, dense) = sum over k of packed A (k, mr) and packed B (k, nr). */
-typedef void rt_micro_f32(int64_t k, const float *a, const float *b, float *acc);
-void rt_micro_portable(int64_t k, const float *a, const float *b, float *acc);
-void rt_micro_avx2(int64_t k, const float *a, const float *b, float *acc);
-void rt_micro_avx512(int64_t k, const float *a, const float *b, float *acc);
+/* c (mr x nr, rows ld apart) = sum over k of packed A (k, mr) and packed B (k, nr). */
+typedef void rt_micro_f32(int64_t k, const float *a, const float *b, float *c, int64_t ld);
+void rt_micro_portable(int64_t k, const float *a, const float *b, float *c, int64_t ld);
+void rt_micro_avx2(int64_t k, const float *a, const float *b, float *c, int64_t ld);
+void rt_micro_avx512(int64_t k, const float *a, const float *b, float *c, int64_t ld);
 
 #ifdef __cplusplus
 }

@@ -84,50 +84,54 @@ static int64_t grain(const rows *r)
     ADD_UP(var, r->n, ROW_SQUARE) \
     double inv = 1 / sqrt(var / (double)r->n + r->epsilon);
 
-#define LAYER_NORM(T, M)                                                \
-    const T *x = (const T *)r->a->data, *scale = (const T *)r->b->data, \
-            *bias = (const T *)r->c->data;                              \
-    T *y = (T *)r->y->data;                                             \
-    int64_t ns = rt_count(r->b);                                        \
-    for (int64_t row = first; row < last; row++) {                      \
-        int64_t base = row * r->n;                                      \
-        MOMENTS(T)                                                      \
-        for (int64_t k = 0; k < r->n; k++) {                            \
-            T h = (T)((double)x[base + k] - mean) * (T)inv;             \
-            h *= scale[ns == 1 ? 0 : k % ns];                           \
-            y[base + k] = bias ? h + bias[k % rt_count(r->c)] : h;      \
-        }                                                               \
-        if (r->z[0].data)                                               \
-            rt_set_f64(&r->z[0], row, mean);                            \
-        if (r->z[1].data)                                               \
-            rt_set_f64(&r->z[1], row, inv);                             \
+/* scale and bias have the row's trailing axes: they repeat along it. A single element stands for
+ * all. Runs BODY for each element `at` of the row, which belongs to scale[k * step]. */
+#define EACH_OF_ROW(ns, BODY)                                                                     \
+    for (int64_t at = base, width = (ns) == 1 ? r->n : (ns), step = (ns) != 1; at < base + r->n;) \
+        for (int64_t k = 0; k < width; k++, at++)                                                 \
+    BODY
+
+#define LAYER_NORM(T, M)                                                               \
+    const T *x = (const T *)r->a->data, *scale = (const T *)r->b->data,                \
+            *bias = (const T *)r->c->data;                                             \
+    T *y = (T *)r->y->data;                                                            \
+    int64_t ns = rt_count(r->b), nb = bias ? rt_count(r->c) : 1;                       \
+    for (int64_t row = first; row < last; row++) {                                     \
+        int64_t base = row * r->n;                                                     \
+        MOMENTS(T)                                                                     \
+        EACH_OF_ROW(ns, y[at] = (T)((double)x[at] - mean) * (T)inv * scale[k * step];) \
+        if (bias)                                                                      \
+            EACH_OF_ROW(nb, y[at] += bias[k * step];)                                  \
+        if (r->z[0].data)                                                              \
+            rt_set_f64(&r->z[0], row, mean);                                           \
+        if (r->z[1].data)                                                              \
+            rt_set_f64(&r->z[1], row, inv);                                            \
     }
 
-#define LAYER_NORM_GRAD(T, M)                                                      \
-    const T *dy = (const T *)r->a->data, *x = (const T *)r->b->data,               \
-            *scale = (const T *)r->c->data;                                        \
-    T *dx = (T *)r->y->data, *dh = (T *)r->z->data;                                \
-    int64_t ns = rt_count(r->c);                                                   \
-    for (int64_t row = first; row < last; row++) {                                 \
-        int64_t base = row * r->n;                                                 \
-        double s1 = 0, s2 = 0;                                                     \
-        MOMENTS(T)                                                                 \
-        for (int64_t k = 0; k < r->n; k++) {                                       \
-            double xhat = ((double)x[base + k] - mean) * inv;                      \
-            double h = (double)dy[base + k] * (double)scale[ns == 1 ? 0 : k % ns]; \
-            s1 += h;                                                               \
-            s2 += h * xhat;                                                        \
-        }                                                                          \
-        s1 /= (double)r->n;                                                        \
-        s2 /= (double)r->n;                                                        \
-        for (int64_t k = 0; k < r->n; k++) {                                       \
-            double xhat = ((double)x[base + k] - mean) * inv;                      \
-            double h = (double)dy[base + k] * (double)scale[ns == 1 ? 0 : k % ns]; \
-            if (dh)                                                                \
-                dh[base + k] = (T)((double)dy[base + k] * xhat);                   \
-            if (dx)                                                                \
-                dx[base + k] = (T)((h - s1 - xhat * s2) * inv);                    \
-        }                                                                          \
+#define LAYER_NORM_GRAD(T, M)                                               \
+    const T *dy = (const T *)r->a->data, *x = (const T *)r->b->data,        \
+            *scale = (const T *)r->c->data;                                 \
+    T *dx = (T *)r->y->data, *dh = (T *)r->z->data;                         \
+    int64_t ns = rt_count(r->c);                                            \
+    for (int64_t row = first; row < last; row++) {                          \
+        int64_t base = row * r->n;                                          \
+        double s1 = 0, s2 = 0;                                              \
+        MOMENTS(T)                                                          \
+        EACH_OF_ROW(ns, {                                                   \
+            double h = (double)dy[at] * (double)scale[k * step];            \
+            s1 += h;                                                        \
+            s2 += h * ((double)x[at] - mean);                               \
+        })                                                                  \
+        s1 /= (double)r->n;                                                 \
+        s2 *= inv * inv / (double)r->n;                                     \
+        if (dh)                                                             \
+            for (int64_t k = base; k < base + r->n; k++)                    \
+                dh[k] = (T)((double)dy[k] * (((double)x[k] - mean) * inv)); \
+        if (dx)                                                             \
+            EACH_OF_ROW(ns, {                                               \
+                double h = (double)dy[at] * (double)scale[k * step];        \
+                dx[at] = (T)((h - s1 - ((double)x[at] - mean) * s2) * inv); \
+            })                                                              \
     }
 
 #define F32(fn) fn##f

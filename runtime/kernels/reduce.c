@@ -207,7 +207,8 @@ static void column_sums(void *context, int64_t first, int64_t last, int thread)
                 acc[i] += (double)p[i];
         }
         for (int64_t i = 0; i < n; i++)
-            rt_set_f64(j->y, at + i, j->op == RT_MEAN ? acc[i] / (double)rows : acc[i]);
+            ((float *)j->y->data)[at + i] =
+                (float)(j->op == RT_MEAN ? acc[i] / (double)rows : acc[i]);
     }
 }
 
