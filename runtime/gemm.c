@@ -5,10 +5,6 @@
 
 #include <string.h>
 
-#ifdef __SSE2__
-#include <xmmintrin.h>
-#endif
-
 enum { KC = RT_KC, MC = RT_MC, NC = RT_NC };
 
 static const struct {
@@ -25,11 +21,12 @@ typedef struct job {
     int64_t tiles_n;
 } job;
 
-/* to[q * strip + r] = from[r * row + q], r < strip, q < 16: a cache line of each row. */
-static void turn(const float *from, int64_t row, int strip, float *to)
+#ifdef __SSE2__
+#include <xmmintrin.h>
+/* As below, four rows at a time; the rows that were done. */
+static int turn_fours(const float *from, int64_t row, int strip, float *to)
 {
     int r = 0;
-#ifdef __SSE2__
     for (; r + 4 <= strip; r += 4)
         for (int q = 0; q < 16; q += 4) {
             __m128 x[4];
@@ -39,8 +36,20 @@ static void turn(const float *from, int64_t row, int strip, float *to)
             for (int i = 0; i < 4; i++)
                 _mm_storeu_ps(to + (q + i) * strip + r, x[i]);
         }
+    return r;
+}
+#else
+static int turn_fours(const float *from, int64_t row, int strip, float *to)
+{
+    (void)from, (void)row, (void)strip, (void)to;
+    return 0;
+}
 #endif
-    for (; r < strip; r++)
+
+/* to[q * strip + r] = from[r * row + q], r < strip, q < 16: a cache line of each row. */
+static void turn(const float *from, int64_t row, int strip, float *to)
+{
+    for (int r = turn_fours(from, row, strip, to); r < strip; r++)
         for (int q = 0; q < 16; q++)
             to[q * strip + r] = from[r * row + q];
 }
