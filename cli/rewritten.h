@@ -31,7 +31,7 @@ typedef struct cli_rewritten {
 /* Counts the operators of the main graph, and of the training steps beside it. */
 mtbal_status cli_rewritten_count(cli_rewritten *r, const mtbal_model *model, bool after,
                                  mtbal_diag *diag);
-/* Bytes of the file, whose name the path makes of `name`; 0 when there is none. */
+/* Bytes of the file, whose path `form` makes of `name`; -1 when there is none. */
 int64_t cli_rewritten_size(const char *form, const char *name, mtbal_arena *arena);
 /* Tables for people or JSON, to stdout; notices to stderr. */
 void cli_rewritten_print(cli_rewritten *r);

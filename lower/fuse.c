@@ -150,23 +150,23 @@ static mtbal_value *guarded_by(lowering *l, const mtbal_node *where, const mtbal
 }
 
 /* A gradient that is weighted by a scalar on its way: w (w == 0 ? 0 : g). The kernel takes g, and w
- * as its twelfth operand. */
+ * as one operand more. */
 static mtbal_status take_weight(lowering *l, mtbal_node *update)
 {
-    enum { OPERANDS = 12 };
+    enum { MOST = 12 };
     const mtbal_node *mul = maker(update, 1, "Mul");
-    if (!mul || mul->nin != 2 || update->nin >= OPERANDS || !used_once(l, mul->out[0]) ||
+    if (!mul || mul->nin != 2 || update->nin >= MOST || !used_once(l, mul->out[0]) ||
         !is_float(mul->out[0]))
         return MTBAL_OK;
     for (int i = 0; i < 2; i++) {
         mtbal_value *w = mul->in[1 - i], *g = guarded_by(l, maker(mul, i, "Where"), w);
         if (!g || w->type.rank != 0 || !mtbal_shape_equal(&g->type, &mul->out[0]->type))
             continue;
-        mtbal_value *in[OPERANDS] = {NULL};
+        mtbal_value *in[MOST];
         memcpy(in, update->in, (size_t)update->nin * sizeof *in);
         in[1] = g;
-        in[OPERANDS - 1] = w;
-        return mtbal_node_set_inputs(update, OPERANDS, in);
+        in[update->nin] = w;
+        return mtbal_node_set_inputs(update, update->nin + 1, in);
     }
     return MTBAL_OK;
 }

@@ -594,17 +594,24 @@ static void rewrite_command(const char *out, const char *more, int wanted, const
     free(said);
 }
 
-/* mtbal-rewrite --calibrate gives the bytes of the two commands, or nothing. */
-START_TEST(test_rewrite_calibrate)
+/* in.onnx and net.npz, for the commands. */
+static void write_network(void)
 {
-    char more[1100], arguments[2200], *text = steps_network(2, 5);
-    int code;
+    char *text = steps_network(2, 5);
     mtbal_diag diag = {0};
     mtbal_model *model = steps_parse(text);
     free(text);
     steps_ok(mtbal_onnx_write(model, files_path("in.onnx"), &diag));
     mtbal_model_free(model);
     steps_network_data(files_path("net.npz"), 320, 1, 10, false);
+}
+
+/* mtbal-rewrite --calibrate gives the bytes of the two commands, or nothing. */
+START_TEST(test_rewrite_calibrate)
+{
+    char more[1100], arguments[2200];
+    int code;
+    write_network();
     rewrite_command("two.onnx", "--set lr=0.01", 0, "2 tasks");
     snprintf(arguments, sizeof arguments, "%s --data %s --batch 40", files_path("two.onnx"),
              files_path("net.npz"));
@@ -642,14 +649,10 @@ START_TEST(test_scale)
 {
     static const char *const scales[] = {"mean", "sum", "unit", "geo", "ref:b"};
     const char *scale = scales[_i];
-    char arguments[1800], *text = steps_network(2, 5);
+    char arguments[1800];
     int code;
     mtbal_diag diag = {0};
-    mtbal_model *model = steps_parse(text);
-    free(text);
-    steps_ok(mtbal_onnx_write(model, files_path("in.onnx"), &diag));
-    mtbal_model_free(model);
-    steps_network_data(files_path("net.npz"), 320, 1, 10, false);
+    write_network();
     rewrite_command("step.onnx", _i % 2 ? "" : "--scale geo", 0, "2 tasks");
     snprintf(arguments, sizeof arguments,
              "--data %s --batch 40 --max-epochs 5 --scale %s -o %s --json", files_path("net.npz"),
@@ -674,7 +677,7 @@ START_TEST(test_scale)
         near(wa * ga, 1, 1e-5, "a x G");
     else
         near(_i == 3 ? wa * wb : wb, 1, 1e-5, scale);
-    model = steps_read(files_path("out.onnx"));
+    mtbal_model *model = steps_read(files_path("out.onnx"));
     ck_assert_str_eq(mtbal_property_get(model, "mtbal.scale"), scale);
     steps_ok(mtbal_verify(model, &diag));
     mtbal_model_free(model);

@@ -194,7 +194,7 @@ static mtbal_status update(lowering *l, mtbal_node *node, int kernel, const void
     operand in[12], out[3];
     for (int i = 0; i < nin; i++) {
         in[i] = op_in(l, node, i);
-        if (in[i].cell < 0 && !(nin == 12 && i == 10)) /* the decay of an Adam that is weighted */
+        if (in[i].cell < 0)
             return lower_refuse(l, node, "an operand is missing");
     }
     for (int i = 0; i < nout; i++) /* every result is written */
@@ -216,9 +216,10 @@ mtbal_status lower_momentum_update(lowering *l, mtbal_node *node)
 
 mtbal_status lower_adam_update(lowering *l, mtbal_node *node)
 {
-    rt_adam_update_attr a = {.decoupled = !strcmp(node->op, "AdamWUpdate"),
-                             .weighted = op_given(node, 11)};
-    return update(l, node, RT_KERNEL_adam_update, &a, a.weighted ? 12 : a.decoupled ? 11 : 10, 3);
+    rt_adam_update_attr a = {.decoupled = !strcmp(node->op, "AdamWUpdate")};
+    int own = a.decoupled ? 11 : 10;
+    a.weighted = op_given(node, own); /* fuse.c */
+    return update(l, node, RT_KERNEL_adam_update, &a, own + a.weighted, 3);
 }
 
 /* GatherGrad (dY, indices, shape) */

@@ -5,11 +5,6 @@
 #include <math.h>
 #include <string.h>
 
-/* The same as numbers: sums over the active tasks. */
-typedef struct sums {
-    double tasks, active, r, log_r;
-} sums;
-
 /* The calibration, as a vector: r [K] of 1/G_i, on [K] whether the task is active (G_i finite). */
 typedef struct rates {
     mtbal_context *c;
@@ -17,6 +12,11 @@ typedef struct rates {
     mtbal_dtype dtype;
     mtbal_value *r, *on, *zero, *one;
 } rates;
+
+/* The same as numbers: how many tasks, how many are active, and sums over those. */
+typedef struct sums {
+    double tasks, active, r, log_r;
+} sums;
 
 static mtbal_value *sum(const rates *s, mtbal_value *x)
 {

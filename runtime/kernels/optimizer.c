@@ -92,7 +92,7 @@ void rt_momentum_update(const rt_env *env, const void *attr, const rt_tensor *in
     momentum(env, &u);
 }
 
-/* adam_update: p, g, m, v, lr, beta1, beta2, eps, c1, c2 [, decay, weight] -> p', m', v'.
+/* adam_update: p, g, m, v, lr, beta1, beta2, eps, c1, c2 [, decay] [, weight] -> p', m', v'.
  * decoupled: p is first scaled by 1 - lr decay. weighted: of the gradient weight * g; a weight of 0
  * gives 0 whatever g is. */
 void rt_adam_update(const rt_env *env, const void *attr, const rt_tensor *in, const rt_tensor *out)
@@ -109,7 +109,7 @@ void rt_adam_update(const rt_env *env, const void *attr, const rt_tensor *in, co
                 1};
     const rt_adam_update_attr *a = (const rt_adam_update_attr *)attr;
     if (a->weighted)
-        u.weight = rt_get_f64(&in[11], 0);
+        u.weight = rt_get_f64(&in[a->decoupled ? 11 : 10], 0);
     if (a->decoupled)
         u.keep = 1 - u.lr * rt_get_f64(&in[10], 0);
     adam(env, &u);
