@@ -411,7 +411,7 @@ const char *mtbal_write_out(mtbal_builder *b, const mtbal_node *node, mtbal_valu
     for (int i = 0; i < node->nin && i < 8; i++)
         c.x[i] = node->in[i];
     for (size_t i = 0; i < sizeof table / sizeof *table; i++)
-        if (mtbal_node_is(node, table[i].op))
+        if (mtbal_node_is_named(node, table[i].op))
             return table[i].write(&c);
     return "it is not written out in other operators";
 }

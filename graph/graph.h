@@ -368,7 +368,8 @@ void mtbal_node_remove(mtbal_node *node); /* its outputs must be unused */
 void mtbal_node_move(mtbal_node *node, mtbal_node *before);
 /* To the end of another graph, with what it defines. */
 void mtbal_node_transfer(mtbal_node *node, mtbal_graph *into);
-bool mtbal_node_is(const mtbal_node *node, const char *op); /* of the default domain */
+bool mtbal_node_is(const mtbal_node *node, int opcode);           /* MTBAL_OP_... */
+bool mtbal_node_is_named(const mtbal_node *node, const char *op); /* of the default domain */
 mtbal_status mtbal_node_set_op(mtbal_node *node, const char *domain,
                                const char *op); /* keeps opcode right */
 /* "node NAME (Op)" for messages, in `text`, which it returns; a node without a name goes by its
@@ -575,7 +576,7 @@ mtbal_status mtbal_verify(mtbal_model *model, mtbal_diag *diag);
  * op */
 
 enum {
-#define OP(id, name, domain, shape, gradient, kernel) MTBAL_OP_##id,
+#define OP(id, name, domain, shape, gradient, kernel, ...) MTBAL_OP_##id,
 #include "graph/ops.def"
 #undef OP
     MTBAL_NOPS
@@ -583,6 +584,11 @@ enum {
 typedef struct mtbal_op {
     const char *name, *domain;
     mtbal_shape_fn *shape;
+    unsigned flags;
+    const char *versions; /* at which it changed, in ascending order */
+    const char *operands; /* NULL: nothing is known */
+    int fewest, most;     /* outputs */
+    const char *attributes;
 } mtbal_op;
 extern const mtbal_op mtbal_ops[MTBAL_NOPS];
 int mtbal_opcode(const char *domain, const char *name); /* -1 when not in the list */

@@ -100,7 +100,7 @@ static void forget_value(mtbal_value *v)
     v->type = (mtbal_type){MTBAL_TENSOR, MTBAL_UNDEFINED, -1, NULL};
     v->content = NULL;
     v->ncontent = 0;
-    if (!v->def || has_references(v->def) || !mtbal_node_is(v->def, "Constant"))
+    if (!v->def || has_references(v->def) || !mtbal_node_is(v->def, MTBAL_OP_constant))
         v->tensor = NULL;
 }
 

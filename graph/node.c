@@ -104,7 +104,12 @@ void mtbal_node_transfer(mtbal_node *node, mtbal_graph *into)
             a->g->parent = into;
 }
 
-bool mtbal_node_is(const mtbal_node *node, const char *op)
+bool mtbal_node_is(const mtbal_node *node, int opcode)
+{
+    return node->opcode == opcode;
+}
+
+bool mtbal_node_is_named(const mtbal_node *node, const char *op)
 {
     return !*node->domain && !strcmp(node->op, op);
 }

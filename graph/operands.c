@@ -2,48 +2,57 @@
 #include "graph/internal.h"
 
 #include <ctype.h>
-#include <limits.h>
 #include <string.h>
-
-enum { ANY = INT_MAX };
-
-typedef struct signature {
-    const char *in; /* as in operands.def; NULL: nothing is known */
-    int fewest, most;
-} signature;
-
-static const signature signatures[MTBAL_NOPS] = {
-#define OPERANDS(id, inputs, fewest, most) [MTBAL_OP_##id] = {inputs, fewest, most},
-#include "graph/operands.def"
-#undef OPERANDS
-};
 
 static const char *const hint = "see the operator in ONNX's specification; export the model again";
 
-static mtbal_status check_counts(const mtbal_node *node, const signature *s, int letters, bool more,
+/* One operand of the column: a letter, and what may stand behind it. */
+typedef struct slot {
+    char letter; /* of its type, small */
+    bool required;
+} slot;
+
+enum { MOST_SLOTS = 32 };
+typedef struct signature {
+    int count;
+    slot slots[MOST_SLOTS];
+    char end; /* '+' or '*': more operands like the last, or of any type; else 0 */
+} signature;
+
+static void read_signature(const char *text, signature *s)
+{
+    *s = (signature){0};
+    for (const char *p = text; *p; p++)
+        if (isalpha((unsigned char)*p))
+            s->slots[s->count++] =
+                (slot){(char)tolower((unsigned char)*p), isupper((unsigned char)*p) != 0};
+        else if (*p == '+' || *p == '*')
+            s->end = *p;
+}
+
+static mtbal_status check_counts(const mtbal_node *node, const mtbal_op *op, const signature *s,
                                  mtbal_diag *diag)
 {
     char text[256];
-    if (node->nin > letters && !more)
+    if (node->nin > s->count && !s->end)
         return mtbal_fail(diag, MTBAL_INVALID, mtbal_node_label(node, text), hint,
-                          "it has %d inputs, and takes %d at most", node->nin, letters);
-    for (int i = 0; i < letters; i++)
-        if (isupper((unsigned char)s->in[i]) && (i >= node->nin || !node->in[i]))
+                          "it has %d inputs, and takes %d at most", node->nin, s->count);
+    for (int i = 0; i < s->count; i++)
+        if (s->slots[i].required && (i >= node->nin || !node->in[i]))
             return mtbal_fail(diag, MTBAL_INVALID, mtbal_node_label(node, text), hint,
                               "its input %d is missing", i);
-    if (node->nout < s->fewest || node->nout > s->most)
+    if (node->nout < op->fewest || node->nout > op->most)
         return mtbal_fail(diag, MTBAL_INVALID, mtbal_node_label(node, text), hint,
                           "it has %d outputs instead of %d%s", node->nout,
-                          node->nout < s->fewest ? s->fewest : s->most,
-                          s->fewest == s->most     ? ""
-                          : node->nout < s->fewest ? " or more"
-                                                   : " or fewer");
+                          node->nout < op->fewest ? op->fewest : op->most,
+                          op->fewest == op->most    ? ""
+                          : node->nout < op->fewest ? " or more"
+                                                    : " or fewer");
     return MTBAL_OK;
 }
 
 /* Inputs of one letter have one type. first[letter]: the first of it whose type is known. */
-static mtbal_status check_types(const mtbal_node *node, const signature *s, int letters,
-                                mtbal_diag *diag)
+static mtbal_status check_types(const mtbal_node *node, const signature *s, mtbal_diag *diag)
 {
     const mtbal_value *first[26] = {NULL};
     char text[256];
@@ -51,7 +60,7 @@ static mtbal_status check_types(const mtbal_node *node, const signature *s, int 
         const mtbal_value *v = node->in[i];
         if (!v || v->type.kind != MTBAL_TENSOR || v->type.dtype == MTBAL_UNDEFINED)
             continue;
-        int letter = tolower((unsigned char)s->in[i < letters ? i : letters - 1]) - 'a';
+        int letter = s->slots[i < s->count ? i : s->count - 1].letter - 'a';
         if (!first[letter])
             first[letter] = v;
         else if (first[letter]->type.dtype != v->type.dtype)
@@ -67,11 +76,11 @@ static mtbal_status check_types(const mtbal_node *node, const signature *s, int 
 
 mtbal_status graph_check_operands(const mtbal_node *node, bool types, mtbal_diag *diag)
 {
-    const signature *s = node->opcode >= 0 ? &signatures[node->opcode] : NULL;
-    if (!s || !s->in)
+    const mtbal_op *op = node->opcode >= 0 ? &mtbal_ops[node->opcode] : NULL;
+    signature s;
+    if (!op || !op->operands)
         return MTBAL_OK;
-    int letters = (int)strcspn(s->in, "+*");
-    char end = s->in[letters];
-    MTBAL_TRY(check_counts(node, s, letters, end != 0, diag));
-    return end == '*' || !types ? MTBAL_OK : check_types(node, s, letters, diag);
+    read_signature(op->operands, &s);
+    MTBAL_TRY(check_counts(node, op, &s, diag));
+    return s.end == '*' || !types ? MTBAL_OK : check_types(node, &s, diag);
 }

@@ -1,16 +1,19 @@
 /* graph/ops.c: the op list as a table, and its index by name. */
 #include "graph/graph.h"
 
+#include <limits.h>
 #include <string.h>
 #include <threads.h>
 
-#define OP(id, name, domain, shape, gradient, kernel) mtbal_shape_fn mtbal_shape_##shape;
+#define OP(id, name, domain, shape, gradient, kernel, ...) mtbal_shape_fn mtbal_shape_##shape;
 #include "graph/ops.def"
 #undef OP
 #define mtbal_shape_none NULL
+#define MANY             INT_MAX
 
 const mtbal_op mtbal_ops[MTBAL_NOPS] = {
-#define OP(id, name, domain, shape, gradient, kernel) {name, domain, mtbal_shape_##shape},
+#define OP(id, name, domain, shape, gradient, kernel, ...) \
+    {name, domain, mtbal_shape_##shape, __VA_ARGS__},
 #include "graph/ops.def"
 #undef OP
 };

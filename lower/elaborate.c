@@ -71,8 +71,8 @@ static mtbal_tensor *constant_of(lowering *l, const mtbal_node *node, bool *othe
 static mtbal_status fold_shape(lowering *l, mtbal_node *node, bool *done)
 {
     const mtbal_value *x = node->nin ? node->in[0] : NULL;
-    bool size = mtbal_node_is(node, "Size");
-    if (!x || !(size || mtbal_node_is(node, "Shape")) || !mtbal_shape_known(&x->type) ||
+    bool size = mtbal_node_is(node, MTBAL_OP_size);
+    if (!x || !(size || mtbal_node_is(node, MTBAL_OP_shape)) || !mtbal_shape_known(&x->type) ||
         x->type.rank > 64 || !node->out[0])
         return MTBAL_OK;
     int64_t dims[64], rank = x->type.rank, count = mtbal_shape_count(&x->type);
@@ -150,7 +150,7 @@ static mtbal_status control_node(lowering *l, mtbal_node *node, lower_walk *walk
         mtbal_status (*lower)(lowering *, mtbal_node *, lower_walk *);
     } table[] = {{"If", lower_if}, {"Loop", lower_loop_node}, {"Scan", lower_scan}};
     for (size_t i = 0; i < sizeof table / sizeof *table; i++)
-        if (mtbal_node_is(node, table[i].op)) {
+        if (mtbal_node_is_named(node, table[i].op)) {
             *done = true;
             return table[i].lower(l, node, walk);
         }
@@ -162,7 +162,7 @@ static mtbal_status elaborate_node(lowering *l, mtbal_node *node, lower_walk *wa
     bool done = false;
     for (int i = 0; i < node->nin; i++)
         node->in[i] = lower_resolve(l, node->in[i]);
-    if (mtbal_node_is(node, "Constant"))
+    if (mtbal_node_is(node, MTBAL_OP_constant))
         return constant_node(l, node);
     if (!runs_as_kernel(l, node)) {
         const mtbal_function *f =

@@ -338,13 +338,14 @@ static const char *first_unfit(lowering *l, const mtbal_node *node, const mtbal_
 mtbal_status lower_emit_node(lowering *l, mtbal_node *node)
 {
     const mtbal_value *which = NULL;
-    if (mtbal_node_is(node, "Constant") || all_constant_outputs(node) || refused_before(l, node))
+    if (mtbal_node_is(node, MTBAL_OP_constant) || all_constant_outputs(node) ||
+        refused_before(l, node))
         return MTBAL_OK;
     l->label = mtbal_arena_printf(l->plan->arena, "%s", lower_label(node));
     l->opset = lower_opset(l, node);
     if (!l->label)
         return mtbal_no_memory(l->diag);
-    bool control = mtbal_node_is(node, "If") || mtbal_node_is(node, "Loop");
+    bool control = mtbal_node_is(node, MTBAL_OP_if) || mtbal_node_is(node, MTBAL_OP_loop);
     lower_fn *rule = control ? lower_emit_control : lower_rule(node);
     const char *why = node->nout && node->out[0] ? lower_place(l, node->out[0])->why : NULL;
     if (!rule && !why)

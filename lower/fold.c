@@ -12,7 +12,7 @@ bool lower_is_random(const mtbal_node *node)
         "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
         "Bernoulli",    "Multinomial",      "Dropout"};
     for (size_t i = 0; i < sizeof ops / sizeof *ops; i++)
-        if (mtbal_node_is(node, ops[i]))
+        if (mtbal_node_is_named(node, ops[i]))
             return true;
     return false;
 }
@@ -210,7 +210,7 @@ mtbal_status lower_fold(lowering *l, mtbal_node *node, bool *done)
     size_t bytes;
     if (lower_is_random(node) || holds_graph(node) || !all_constant(l, node, &bytes))
         return l->status;
-    if (mtbal_node_is(node, "NonZero") && node->nin && node->in[0] && node->out[0]) {
+    if (mtbal_node_is(node, MTBAL_OP_non_zero) && node->nin && node->in[0] && node->out[0]) {
         *done = true;
         return fold_non_zero(l, node);
     }

@@ -53,7 +53,7 @@ static bool used_once(lowering *l, const mtbal_value *v)
 static mtbal_node *maker(const mtbal_node *node, int i, const char *op)
 {
     mtbal_node *def = op_given(node, i) ? node->in[i]->def : NULL;
-    return def && def->graph == node->graph && mtbal_node_is(def, op) ? def : NULL;
+    return def && def->graph == node->graph && mtbal_node_is_named(def, op) ? def : NULL;
 }
 
 static bool is_float(const mtbal_value *v)
@@ -177,13 +177,13 @@ static mtbal_status fuse_products(lowering *l)
         next = node->next;
         if (!node->nout || !node->out[0])
             continue;
-        bool product = mtbal_node_is(node, "MatMul") || mtbal_node_is(node, "Gemm");
+        bool product = mtbal_node_is(node, MTBAL_OP_mat_mul) || mtbal_node_is(node, MTBAL_OP_gemm);
         if (product && is_float(node->out[0])) {
             MTBAL_TRY(take_transpose(node, 0));
             MTBAL_TRY(take_transpose(node, 1));
-        } else if (mtbal_node_is(node, "Add")) {
+        } else if (mtbal_node_is(node, MTBAL_OP_add)) {
             MTBAL_TRY(take_bias(l, node));
-        } else if (mtbal_node_is(node, "Relu")) {
+        } else if (mtbal_node_is(node, MTBAL_OP_relu)) {
             MTBAL_TRY(take_relu(l, node));
         } else if (node->opcode == MTBAL_OP_adam_update || node->opcode == MTBAL_OP_adamw_update) {
             MTBAL_TRY(take_weight(l, node));

@@ -71,9 +71,9 @@ static bool is_update(const mtbal_node *node)
 static bool known_op(const mtbal_node *node)
 {
     rt_unary_attr at;
-    if (is_update(node) || mtbal_node_is(node, "Where") || mtbal_node_is(node, "Cast") ||
-        mtbal_node_is(node, "CastLike") ||
-        (mtbal_node_is(node, "Clip") && !mtbal_attr_find(node, "min") &&
+    if (is_update(node) || mtbal_node_is(node, MTBAL_OP_where) ||
+        mtbal_node_is(node, MTBAL_OP_cast) || mtbal_node_is(node, MTBAL_OP_cast_like) ||
+        (mtbal_node_is(node, MTBAL_OP_clip) && !mtbal_attr_find(node, "min") &&
          !mtbal_attr_find(node, "max")))
         return true;
     if (op_unary_of(node, &at))
@@ -96,7 +96,7 @@ static mtbal_dtype computing_type(lowering *l, const mtbal_node *node)
     for (int i = 0; i < node->nin + node->nout; i++) {
         const mtbal_value *v = i < node->nin ? node->in[i] : node->out[i - node->nin];
         /* the second operand of CastLike only gives its type */
-        if (!v || (i == 1 && i < node->nin && mtbal_node_is(node, "CastLike")))
+        if (!v || (i == 1 && i < node->nin && mtbal_node_is(node, MTBAL_OP_cast_like)))
             continue;
         const place *p = lower_place(l, v);
         if (!p || p->why || p->refused || !mtbal_shape_known(&v->type) || v->type.rank < 0 ||
@@ -239,12 +239,12 @@ static void node_code(chain_builder *c, const mtbal_node *node)
         momentum_code(c, node);
         return;
     }
-    if (mtbal_node_is(node, "Where")) {
+    if (mtbal_node_is(node, MTBAL_OP_where)) {
         y = emit_code(c, RT_CHAIN_WHERE, operand_of(c, node, 0), operand_of(c, node, 1),
                       operand_of(c, node, 2));
-    } else if (mtbal_node_is(node, "Cast") || mtbal_node_is(node, "CastLike")) {
+    } else if (mtbal_node_is(node, MTBAL_OP_cast) || mtbal_node_is(node, MTBAL_OP_cast_like)) {
         y = cast_code(c, node);
-    } else if (mtbal_node_is(node, "Clip")) {
+    } else if (mtbal_node_is(node, MTBAL_OP_clip)) {
         y = operand_of(c, node, 0);
         if (op_given(node, 1))
             y = binary(c, RT_MAX, y, operand_of(c, node, 1));
@@ -256,7 +256,7 @@ static void node_code(chain_builder *c, const mtbal_node *node)
         y = operand_of(c, node, 0);
         for (int i = 1; i < node->nin; i++)
             y = binary(c, op, y, operand_of(c, node, i));
-        if (mtbal_node_is(node, "Mean"))
+        if (mtbal_node_is(node, MTBAL_OP_mean))
             y = binary(c, RT_DIV, y, number(c, node->nin));
         if (y < RESULT)
             y = binary(c, RT_MAX, y, y);
@@ -271,7 +271,7 @@ static int room_of(const mtbal_node *node)
 {
     if (is_update(node))
         return 5;
-    return mtbal_node_is(node, "Where") ? 1 : node->nin == 2 ? 2 : node->nin + 1;
+    return mtbal_node_is(node, MTBAL_OP_where) ? 1 : node->nin == 2 ? 2 : node->nin + 1;
 }
 
 static bool is_input(const group *g, const mtbal_value *v)

@@ -123,5 +123,5 @@ static mtbal_status emit_loop(lowering *l, mtbal_node *node)
 
 mtbal_status lower_emit_control(lowering *l, mtbal_node *node)
 {
-    return mtbal_node_is(node, "If") ? emit_if(l, node) : emit_loop(l, node);
+    return mtbal_node_is(node, MTBAL_OP_if) ? emit_if(l, node) : emit_loop(l, node);
 }

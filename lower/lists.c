@@ -100,7 +100,7 @@ static mtbal_status element(lowering *l, mtbal_node *node, lower_walk *walk, boo
 {
     const place *p = list_of(l, node, 0);
     int64_t at = 0;
-    bool optional = mtbal_node_is(node, "OptionalGetElement");
+    bool optional = mtbal_node_is(node, MTBAL_OP_optional_get_element);
     if (optional && !p) { /* of a plain tensor: the tensor */
         *done = true;
         *walk = LOWER_RENEWED;
@@ -297,7 +297,7 @@ mtbal_status lower_lists(lowering *l, mtbal_node *node, lower_walk *walk, bool *
                  {"OptionalHasElement", has_element},
                  {"Identity", same}};
     for (size_t i = 0; i < sizeof table / sizeof *table; i++)
-        if (mtbal_node_is(node, table[i].op))
+        if (mtbal_node_is_named(node, table[i].op))
             return table[i].lower(l, node, walk, done);
     return MTBAL_OK;
 }

@@ -269,9 +269,9 @@ static selection *of_content(const lowering *l, const mtbal_value *v)
 /* Whether operand i is a shape, or compared with one. */
 static bool reads_shape(const mtbal_node *node, int i)
 {
-    if (mtbal_node_is(node, "Expand") || mtbal_node_is(node, "Reshape"))
+    if (mtbal_node_is(node, MTBAL_OP_expand) || mtbal_node_is(node, MTBAL_OP_reshape))
         return i == 1;
-    return mtbal_node_is(node, "ConstantOfShape") || mtbal_node_is(node, "Equal");
+    return mtbal_node_is(node, MTBAL_OP_constant_of_shape) || mtbal_node_is(node, MTBAL_OP_equal);
 }
 
 /* The selection that the node is about; *many: several. */
@@ -318,9 +318,10 @@ static bool reads_grid(lowering *l, const selection *s, const mtbal_node *node, 
 {
     static const char *const ops[] = {"Shape", "Size", "Transpose"};
     for (size_t k = 0; k < sizeof ops / sizeof *ops; k++)
-        if (mtbal_node_is(node, ops[k]))
+        if (mtbal_node_is_named(node, ops[k]))
             return true;
-    return i == 1 && (mtbal_node_is(node, "GatherND") || mtbal_node_is(node, "ScatterND")) &&
+    return i == 1 &&
+           (mtbal_node_is(node, MTBAL_OP_gather_nd) || mtbal_node_is(node, MTBAL_OP_scatter_nd)) &&
            select_is_grid(l, s, node->in[0], node->in[1]);
 }
 
@@ -344,7 +345,7 @@ mtbal_status lower_select(lowering *l, mtbal_node *node, lower_walk *walk, bool 
         if (node->in[i] && !lower_place(l, node->in[i]))
             return mtbal_no_memory(l->diag);
     const mtbal_value *x = node->nin ? node->in[0] : NULL;
-    if (x && mtbal_node_is(node, "NonZero") && !lower_is_constant(x)) {
+    if (x && mtbal_node_is(node, MTBAL_OP_non_zero) && !lower_is_constant(x)) {
         *done = mtbal_shape_known(&x->type) && x->type.rank > 0 && mtbal_shape_count(&x->type) > 0;
         return *done ? select_by(l, node, walk) : MTBAL_OK;
     }

@@ -210,7 +210,7 @@ static bool equal(selecting *w)
     const mtbal_node *pad = w->node->in[1]->def;
     if (select_axis(w, 0) >= 0 || select_axis(w, 1) >= 0)
         return elementwise(w);
-    if (!pad || !mtbal_node_is(pad, "Pad") || type_of(w, 0)->rank != 1)
+    if (!pad || !mtbal_node_is(pad, MTBAL_OP_pad) || type_of(w, 0)->rank != 1)
         return true; /* of numbers made in the step, like any other */
     selecting padded = *w;
     padded.node = w->node->in[1]->def;
@@ -255,7 +255,7 @@ static bool reduce(selecting *w)
     int axis = select_axis(w, 0), rank = type_of(w, 0)->rank, before = 0;
     int n = select_ints(w, "axes", 1, axes, &given);
     size_t op = 0;
-    while (!mtbal_node_is(w->node, reductions[op].op))
+    while (!mtbal_node_is_named(w->node, reductions[op].op))
         op++;
     if (n < 0 || axis < 0 || rank > 64)
         return false;
@@ -273,7 +273,7 @@ static bool reduce(selecting *w)
     }
     if (isinf(reductions[op].neutral) && !mtbal_dtype_is_float(type_of(w, 0)->dtype))
         return false;
-    bool divides = mtbal_node_is(w->node, "ReduceMean");
+    bool divides = mtbal_node_is(w->node, MTBAL_OP_reduce_mean);
     mtbal_value *count = divides ? select_size(w, 0, n, axes) : NULL;
     select_fill(w, 0, reductions[op].neutral);
     if (divides)

@@ -3,13 +3,13 @@
 
 #include <string.h>
 
-#define OP(id, name, domain, shape, gradient, kernel) lower_fn lower_##kernel;
+#define OP(id, name, domain, shape, gradient, kernel, ...) lower_fn lower_##kernel;
 #include "graph/ops.def"
 #undef OP
 #define lower_none NULL
 
 static lower_fn *const ops[MTBAL_NOPS] = {
-#define OP(id, name, domain, shape, gradient, kernel) lower_##kernel,
+#define OP(id, name, domain, shape, gradient, kernel, ...) lower_##kernel,
 #include "graph/ops.def"
 #undef OP
 };

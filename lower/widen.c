@@ -37,7 +37,7 @@ static const char *const float_only[] = {"MatMul",  "Gemm",        "Conv",   "Co
 static bool is_one_of(const mtbal_node *node, const char *const *names, size_t n)
 {
     for (size_t i = 0; i < n; i++)
-        if (mtbal_node_is(node, names[i]))
+        if (mtbal_node_is_named(node, names[i]))
             return true;
     return false;
 }

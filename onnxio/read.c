@@ -300,7 +300,7 @@ static mtbal_status read_attributes(reader *r, Onnx__NodeProto *p, mtbal_node *n
 static mtbal_status read_constant(reader *r, mtbal_node *node)
 {
     mtbal_attr *a = node->attrs;
-    if (!mtbal_node_is(node, "Constant") || !a || a->ref || node->nout < 1 || !node->out[0])
+    if (!mtbal_node_is(node, MTBAL_OP_constant) || !a || a->ref || node->nout < 1 || !node->out[0])
         return MTBAL_OK;
     static const struct {
         const char *name;

@@ -62,7 +62,7 @@ static mtbal_status collect(mtbal_node *node, void *context)
                                          "Multinomial"};
     crossing *x = context;
     for (size_t i = 0; i < sizeof random / sizeof *random; i++)
-        if (mtbal_node_is(node, random[i]))
+        if (mtbal_node_is_named(node, random[i]))
             x->refused = "its branches draw random numbers, which would be others in the gradient";
     for (int i = 0; i < node->nin; i++)
         MTBAL_TRY(want(x, node->in[i]));

@@ -234,7 +234,7 @@ static mtbal_status unroll(control *s, mtbal_node *node, mtbal_value **map, int 
 static mtbal_status decide(control *s, mtbal_node *node)
 {
     int64_t condition;
-    bool is_if = mtbal_node_is(node, "If"), is_loop = mtbal_node_is(node, "Loop");
+    bool is_if = mtbal_node_is(node, MTBAL_OP_if), is_loop = mtbal_node_is(node, MTBAL_OP_loop);
     if ((!is_if && !is_loop) || s->nesting >= MAX_NESTING || s->made > MAX_MADE)
         return MTBAL_OK;
     if (is_if && (node->nin < 1 || !known(node->in[0], &condition)))

@@ -19,8 +19,8 @@ static mtbal_status label_only_losses(mtbal_context *c)
     for (int i = 0; i < c->graph->ninputs; i++)
         fed[c->graph->inputs[i]->id] = !c->graph->inputs[i]->is_initializer;
     for (mtbal_node *node = c->graph->first; node; node = node->next) {
-        bool any = false, loss = mtbal_node_is(node, "SoftmaxCrossEntropyLoss") ||
-                                 mtbal_node_is(node, "NegativeLogLikelihoodLoss");
+        bool any = false, loss = mtbal_node_is(node, MTBAL_OP_softmax_cross_entropy_loss) ||
+                                 mtbal_node_is(node, MTBAL_OP_negative_log_likelihood_loss);
         for (int i = 0; i < node->nin; i++)
             any = any || (node->in[i] && fed[node->in[i]->id] && !(loss && i == 1));
         for (mtbal_attr *a = node->attrs; a; a = a->next)
@@ -105,12 +105,12 @@ static mtbal_status unstable_logarithms(mtbal_context *c)
     mtbal_names sigmoids = {0}, softmaxes = {0};
     for (mtbal_node *node = c->graph->first; node; node = node->next) {
         const mtbal_node *from =
-            mtbal_node_is(node, "Log") && node->in[0] ? node->in[0]->def : NULL;
-        if (from && mtbal_node_is(from, "Sub") && from->in[1])
+            mtbal_node_is(node, MTBAL_OP_log) && node->in[0] ? node->in[0]->def : NULL;
+        if (from && mtbal_node_is(from, MTBAL_OP_sub) && from->in[1])
             from = from->in[1]->def;
-        if (from && mtbal_node_is(from, "Sigmoid"))
+        if (from && mtbal_node_is(from, MTBAL_OP_sigmoid))
             mtbal_names_add(&sigmoids, node->out[0]->name);
-        else if (from && mtbal_node_is(from, "Softmax"))
+        else if (from && mtbal_node_is(from, MTBAL_OP_softmax))
             mtbal_names_add(&softmaxes, node->out[0]->name);
     }
     if (sigmoids.count)
@@ -156,7 +156,7 @@ static mtbal_status batch_normalization(mtbal_context *c)
 {
     int all = 0, fixed = 0, moved = 0;
     for (mtbal_node *node = c->graph->first; node; node = node->next) {
-        if (!mtbal_node_is(node, "BatchNormalization") || node->nin < 5)
+        if (!mtbal_node_is(node, MTBAL_OP_batch_normalization) || node->nin < 5)
             continue;
         all++;
         if (!mtbal_attr_i(node, "training_mode", 0))

@@ -154,7 +154,7 @@ mtbal_status mtbal_differentiate(mtbal_sweep *s)
         if (stop)
             continue;
         mtbal_diag one = {0};
-        bool branches = mtbal_node_is(node, "If");
+        bool branches = mtbal_node_is(node, MTBAL_OP_if);
         mtbal_status status = branches ? mtbal_cross_if(s, node, &one)
                               : rule   ? cross(s, node, rule, &one)
                                        : MTBAL_UNSUPPORTED;

@@ -97,7 +97,7 @@ static const struct weight_slot {
 static bool is_weight_slot(const mtbal_node *node, int operand, bool one)
 {
     for (size_t i = 0; i < sizeof weight_slots / sizeof *weight_slots; i++)
-        if (mtbal_node_is(node, weight_slots[i].op))
+        if (mtbal_node_is_named(node, weight_slots[i].op))
             return (weight_slots[i].operands >> operand & 1) && (!one || weight_slots[i].of_one);
     return false;
 }
@@ -116,7 +116,7 @@ static bool used_as_weight(const mtbal_uses *uses, const mtbal_value *v, bool on
 /* The float tensor of a Constant, NULL when it is none. */
 static mtbal_tensor *float_constant(const mtbal_node *node)
 {
-    const mtbal_attr *a = mtbal_node_is(node, "Constant") && node->nout == 1 && node->out[0]
+    const mtbal_attr *a = mtbal_node_is(node, MTBAL_OP_constant) && node->nout == 1 && node->out[0]
                               ? mtbal_attr_find(node, "value")
                               : NULL;
     return a && a->kind == MTBAL_ATTR_TENSOR && a->t && mtbal_dtype_is_float(a->t->dtype) ? a->t
@@ -241,7 +241,7 @@ static bool is_running_statistic(const mtbal_uses *uses, const mtbal_value *v)
 {
     for (int i = 0; i < uses->nnodes[v->id]; i++) {
         const mtbal_node *node = uses->node[v->id][i];
-        if (mtbal_node_is(node, "BatchNormalization") &&
+        if (mtbal_node_is(node, MTBAL_OP_batch_normalization) &&
             ((node->nin > 3 && node->in[3] == v) || (node->nin > 4 && node->in[4] == v)))
             return true;
     }
@@ -351,7 +351,7 @@ static int param_behind(const int *param_of, const mtbal_context *c, const mtbal
     while (v && v->id < c->nreach && param_of[v->id] == 0 && v->def) {
         bool passes = false;
         for (size_t i = 0; i < sizeof layout / sizeof *layout; i++)
-            passes = passes || mtbal_node_is(v->def, layout[i]);
+            passes = passes || mtbal_node_is_named(v->def, layout[i]);
         v = passes ? v->def->in[0] : NULL;
     }
     return v && v->id < c->nreach ? param_of[v->id] - 1 : -1;

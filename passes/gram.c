@@ -110,13 +110,14 @@ static bool is_product(const mtbal_context *c, const mtbal_uses *uses, const mtb
     mtbal_node *node = only_user(c, uses, w);
     if (w->type.rank != 2 || !mtbal_shape_known(&w->type))
         return false;
-    if (node && mtbal_node_is(node, "Transpose") && node->out[0] && !node->out[0]->is_output) {
+    if (node && mtbal_node_is(node, MTBAL_OP_transpose) && node->out[0] &&
+        !node->out[0]->is_output) {
         w = node->out[0];
         node = only_user(c, uses, w);
     }
-    bool gemm = node && mtbal_node_is(node, "Gemm") && !mtbal_attr_i(node, "transA", 0);
-    if (!node || !(gemm || mtbal_node_is(node, "MatMul")) || node->in[1] != w || node->in[0] == w ||
-        !node->out[0] || node->out[0]->id >= c->nreach)
+    bool gemm = node && mtbal_node_is(node, MTBAL_OP_gemm) && !mtbal_attr_i(node, "transA", 0);
+    if (!node || !(gemm || mtbal_node_is(node, MTBAL_OP_mat_mul)) || node->in[1] != w ||
+        node->in[0] == w || !node->out[0] || node->out[0]->id >= c->nreach)
         return false;
     bool turned = gemm && mtbal_attr_i(node, "transB", 0);
     *p = (product){.x = node->in[0],

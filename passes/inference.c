@@ -52,9 +52,9 @@ static mtbal_status dropout(const converter *s, mtbal_node *node)
 
 static mtbal_status to_inference(mtbal_node *node, void *context)
 {
-    if (mtbal_node_is(node, "BatchNormalization"))
+    if (mtbal_node_is(node, MTBAL_OP_batch_normalization))
         return batch_normalization(context, node);
-    if (mtbal_node_is(node, "Dropout"))
+    if (mtbal_node_is(node, MTBAL_OP_dropout))
         return dropout(context, node);
     return MTBAL_OK;
 }

@@ -280,7 +280,7 @@ static mtbal_status read_spec(mtbal_context *c, const mtbal_pair *pair, loss_spe
 static mtbal_status undo(mtbal_context *c, loss_spec *l)
 {
     const mtbal_node *def = l->pred->def;
-    if (!l->kind->undoes || !def || !mtbal_node_is(def, l->kind->undoes))
+    if (!l->kind->undoes || !def || !mtbal_node_is_named(def, l->kind->undoes))
         return MTBAL_OK;
     MTBAL_TRY(mtbal_notice_add(
         c, MTBAL_NOTE, "--loss %s: %s comes out of %s; the loss is taken from its operand %s",
@@ -395,7 +395,7 @@ static const char *guess_kind(const mtbal_value *v)
     } producers[] = {
         {"Softmax", "cross-entropy"}, {"LogSoftmax", "nll"}, {"Sigmoid", "bce-logits"}};
     for (size_t i = 0; i < sizeof producers / sizeof *producers; i++)
-        if (v->def && mtbal_node_is(v->def, producers[i].op))
+        if (v->def && mtbal_node_is_named(v->def, producers[i].op))
             return producers[i].kind;
     int64_t width = v->type.rank > 1 ? v->type.dims[1].size : 1;
     if (width > 1 && mentions(v->name, classes))

@@ -24,11 +24,12 @@ static const struct settings {
 static unsigned computed_statistics(const mtbal_node *node)
 {
     unsigned computed = 0;
-    if (!mtbal_node_is(node, "BatchNormalization") || mtbal_attr_i(node, "training_mode", 0))
+    if (!mtbal_node_is(node, MTBAL_OP_batch_normalization) ||
+        mtbal_attr_i(node, "training_mode", 0))
         return 0;
     for (int i = 3; i < 5 && i < node->nin; i++) {
         const mtbal_node *def = node->in[i] ? node->in[i]->def : NULL;
-        if (def && !mtbal_node_is(def, "Identity") && !mtbal_node_is(def, "Constant"))
+        if (def && !mtbal_node_is(def, MTBAL_OP_identity) && !mtbal_node_is(def, MTBAL_OP_constant))
             computed |= 1u << i;
     }
     return computed;
@@ -56,7 +57,7 @@ static bool is_stop(const mtbal_node *node)
     bool stop;
     mtbal_gradient_rule(node->opcode, &stop);
     return stop || node->role == mtbal_role_updated ||
-           (mtbal_node_is(node, "Cast") && node->out[0] &&
+           (mtbal_node_is(node, MTBAL_OP_cast) && node->out[0] &&
             !mtbal_dtype_is_float(node->out[0]->type.dtype));
 }
 

@@ -8,10 +8,11 @@ enum { MAX_PARTS = 4096 };
 /* The node that lists the sequence's elements; NULL when none does. */
 static const mtbal_node *listing(const mtbal_value *sequence)
 {
-    while (sequence && sequence->def && mtbal_node_is(sequence->def, "Identity"))
+    while (sequence && sequence->def && mtbal_node_is(sequence->def, MTBAL_OP_identity))
         sequence = sequence->def->in[0];
     const mtbal_node *def = sequence ? sequence->def : NULL;
-    return def && (mtbal_node_is(def, "SequenceConstruct") || mtbal_node_is(def, "SequenceEmpty"))
+    return def && (mtbal_node_is(def, MTBAL_OP_sequence_construct) ||
+                   mtbal_node_is(def, MTBAL_OP_sequence_empty))
                ? def
                : NULL;
 }
@@ -157,7 +158,7 @@ mtbal_status mtbal_settle_sequence(mtbal_node *node, mtbal_diag *diag)
                  {"SequenceLength", 1, sequence_length},
                  {"ConcatFromSequence", 1, concat_from_sequence}};
     for (size_t i = 0; i < sizeof table / sizeof *table; i++)
-        if (mtbal_node_is(node, table[i].op) && node->nin >= table[i].nin && node->out[0]) {
+        if (mtbal_node_is_named(node, table[i].op) && node->nin >= table[i].nin && node->out[0]) {
             mtbal_builder b;
             mtbal_builder_init(&b, node->graph, node, diag);
             b.prefix = mtbal_arena_printf(node->graph->model->arena, "mtbal/%s/",

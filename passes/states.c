@@ -97,9 +97,10 @@ mtbal_status mtbal_state_bind(mtbal_context *c, mtbal_value *state, mtbal_value 
 static mtbal_value *statistic_before(const mtbal_value *v)
 {
     const mtbal_node *node = v->def;
-    if (mtbal_node_is(node, "Identity"))
+    if (mtbal_node_is(node, MTBAL_OP_identity))
         return node->in[0];
-    for (int i = 1; mtbal_node_is(node, "BatchNormalization") && i < node->nout && i < 3; i++)
+    for (int i = 1; mtbal_node_is(node, MTBAL_OP_batch_normalization) && i < node->nout && i < 3;
+         i++)
         if (node->out[i] == v && node->nin >= 5)
             return node->in[2 + i];
     return NULL;
@@ -143,8 +144,8 @@ static mtbal_status running_statistics(mtbal_context *c)
 {
     mtbal_state *bound = NULL;
     for (mtbal_node *node = c->graph->first; node; node = node->next)
-        if (mtbal_node_is(node, "BatchNormalization") && mtbal_attr_i(node, "training_mode", 0) &&
-            node->nin >= 5)
+        if (mtbal_node_is(node, MTBAL_OP_batch_normalization) &&
+            mtbal_attr_i(node, "training_mode", 0) && node->nin >= 5)
             for (int i = 1; i < 3; i++)
                 MTBAL_TRY(running_statistic(c, node, i, &bound));
     return MTBAL_OK;

@@ -51,10 +51,10 @@ static bool is_zero(const mtbal_node *node, int i)
 /* Nodes that compute something else in inference mode (inference.c), alone or in a subgraph. */
 static mtbal_status seek_training(mtbal_node *node, void *found)
 {
-    bool batch = mtbal_node_is(node, "BatchNormalization") &&
+    bool batch = mtbal_node_is(node, MTBAL_OP_batch_normalization) &&
                  (mtbal_attr_i(node, "training_mode", 0) || node->nout > 1);
-    bool dropout =
-        mtbal_node_is(node, "Dropout") && node->nin > 2 && !is_zero(node, 1) && !is_zero(node, 2);
+    bool dropout = mtbal_node_is(node, MTBAL_OP_dropout) && node->nin > 2 && !is_zero(node, 1) &&
+                   !is_zero(node, 2);
     if (batch || dropout)
         *(bool *)found = true;
     return MTBAL_OK;

@@ -18,7 +18,8 @@ typedef struct use {
 /* What an operand comes from, perhaps turned first. */
 static const mtbal_value *source(const mtbal_value *v)
 {
-    while (v && v->def && (mtbal_node_is(v->def, "Transpose") || mtbal_node_is(v->def, "Identity")))
+    while (v && v->def &&
+           (mtbal_node_is(v->def, MTBAL_OP_transpose) || mtbal_node_is(v->def, MTBAL_OP_identity)))
         v = v->def->in[0];
     return v;
 }
@@ -35,7 +36,7 @@ static const mtbal_value *weight_beside(const mtbal_node *add, int operand)
 {
     const mtbal_value *other = add->nin == 2 ? add->in[1 - operand] : NULL;
     const mtbal_node *product = other ? other->def : NULL;
-    return product && mtbal_node_is(product, "MatMul") ? source(product->in[1]) : NULL;
+    return product && mtbal_node_is(product, MTBAL_OP_mat_mul) ? source(product->in[1]) : NULL;
 }
 
 static use classify(mtbal_node *node, int operand)
@@ -44,11 +45,12 @@ static use classify(mtbal_node *node, int operand)
     if (is_normalization(node) && (operand == 1 || operand == 2)) {
         u.part = operand == 1 ? PART_SCALE : PART_BIAS;
         u.partner = 3 - operand < node->nin ? node->in[3 - operand] : NULL;
-    } else if (operand == 2 && (mtbal_node_is(node, "Gemm") || mtbal_node_is(node, "Conv") ||
-                                mtbal_node_is(node, "ConvTranspose"))) {
+    } else if (operand == 2 &&
+               (mtbal_node_is(node, MTBAL_OP_gemm) || mtbal_node_is(node, MTBAL_OP_conv) ||
+                mtbal_node_is(node, MTBAL_OP_conv_transpose))) {
         u.part = PART_BIAS;
         u.partner = source(node->in[1]);
-    } else if (mtbal_node_is(node, "Add")) {
+    } else if (mtbal_node_is(node, MTBAL_OP_add)) {
         u.partner = weight_beside(node, operand);
         u.part = u.partner ? PART_BIAS : PART_OTHER;
     }

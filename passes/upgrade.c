@@ -280,7 +280,7 @@ static mtbal_status convert(mtbal_node *node, void *context)
 {
     upgrade *u = context;
     for (size_t i = 0; i < sizeof converters / sizeof *converters; i++)
-        if (u->from < converters[i].below && mtbal_node_is(node, converters[i].op)) {
+        if (u->from < converters[i].below && mtbal_node_is_named(node, converters[i].op)) {
             mtbal_status status = converters[i].convert(u, node);
             return status == MTBAL_NOMEM ? mtbal_no_memory(u->diag) : status;
         }

@@ -165,7 +165,7 @@ START_TEST(test_eval_model)
     names_are(model->graph->outputs, model->graph->noutputs, outputs);
     for (const mtbal_node *node = model->graph->first; node; node = node->next) {
         ck_assert_str_ne(node->domain, "com.microsoft");
-        if (mtbal_node_is(node, "BatchNormalization"))
+        if (mtbal_node_is(node, MTBAL_OP_batch_normalization))
             ck_assert(mtbal_attr_i(node, "training_mode", 0) == 0 && node->nout == 1);
     }
     mtbal_model_free(model);

@@ -44,7 +44,7 @@ static const char *ops_of(const scene *s, char text[512])
     size_t used = 0;
     text[0] = 0;
     for (const mtbal_node *node = s->model->graph->first; node; node = node->next)
-        if (!mtbal_node_is(node, "Constant"))
+        if (!mtbal_node_is(node, MTBAL_OP_constant))
             used += (size_t)snprintf(text + used, 512 - used, "%s%s", used ? " " : "", node->op);
     return text;
 }

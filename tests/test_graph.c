@@ -334,9 +334,9 @@ START_TEST(test_nodes)
     ck_assert(a->nout == 4 && !a->out[1] && !a->out[2] && late->def == a && late->def_index == 3);
     ck_assert_int_eq(a->opcode, MTBAL_OP_abs);
     mtbal_node_set_op(a, "", "Tanh");
-    ck_assert(a->opcode == MTBAL_OP_tanh && mtbal_node_is(a, "Tanh"));
+    ck_assert(a->opcode == MTBAL_OP_tanh && mtbal_node_is(a, MTBAL_OP_tanh));
     mtbal_node_set_op(a, "com.example", "Tanh");
-    ck_assert(a->opcode == -1 && !mtbal_node_is(a, "Tanh"));
+    ck_assert(a->opcode == -1 && !mtbal_node_is(a, MTBAL_OP_tanh));
     ck_assert_str_eq(mtbal_node_label(a, text), "node Abs (com.example.Tanh)");
     mtbal_model_free(model);
 }
@@ -629,21 +629,12 @@ START_TEST(test_broken)
 }
 END_TEST
 
-/* Every op of the list has a row in operands.def, and only one. */
+/* Every operator of ONNX says what operands it takes. */
 START_TEST(test_operand_rows)
 {
-    static const int rows[] = {
-#define OPERANDS(id, inputs, fewest, most) MTBAL_OP_##id,
-#include "graph/operands.def"
-#undef OPERANDS
-    };
-    int seen[MTBAL_NOPS] = {0};
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
-        seen[rows[i]]++;
     for (int i = 0; i < MTBAL_NOPS; i++)
-        if (!*mtbal_ops[i].domain)
-            ck_assert_msg(seen[i] == 1, "%s has %d rows in operands.def", mtbal_ops[i].name,
-                          seen[i]);
+        ck_assert_msg(*mtbal_ops[i].domain || mtbal_ops[i].operands, "%s: no operands",
+                      mtbal_ops[i].name);
 }
 END_TEST
 

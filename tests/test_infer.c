@@ -560,8 +560,8 @@ static mtbal_status forget(mtbal_node *node, void *context)
 static bool depends_on_data(const mtbal_value *v)
 {
     const mtbal_node *def = v->def;
-    return def && (mtbal_node_is(def, "NonZero") ||
-                   (mtbal_node_is(def, "Transpose") && depends_on_data(def->in[0])));
+    return def && (mtbal_node_is(def, MTBAL_OP_non_zero) ||
+                   (mtbal_node_is(def, MTBAL_OP_transpose) && depends_on_data(def->in[0])));
 }
 
 static mtbal_model *read_export(const char *path)

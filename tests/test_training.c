@@ -571,7 +571,7 @@ static mtbal_status no_training_mode(mtbal_node *node, void *context)
 {
     (void)context;
     ck_assert_msg(!mtbal_attr_i(node, "training_mode", 0), "%s is in training mode", node->name);
-    ck_assert_msg(!mtbal_node_is(node, "Dropout") || node->nin < 3, "%s drops", node->name);
+    ck_assert_msg(!mtbal_node_is(node, MTBAL_OP_dropout) || node->nin < 3, "%s drops", node->name);
     return MTBAL_OK;
 }
 

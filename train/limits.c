@@ -12,7 +12,7 @@ static const mtbal_value *source(const mtbal_value *v)
                                       "Reshape",  "Flatten", "Transpose"};
     while (v && v->def) {
         size_t i = 0, n = sizeof ops / sizeof *ops;
-        while (i < n && !mtbal_node_is(v->def, ops[i]))
+        while (i < n && !mtbal_node_is_named(v->def, ops[i]))
             i++;
         v = i < n ? v->def->in[0] : NULL;
     }
@@ -30,9 +30,9 @@ static int feed_of(const mtbal_session *s, const mtbal_value *input)
 /* What a node asks of the input behind its second operand. False: nothing. */
 static bool limit_of(const mtbal_node *node, mtbal_limit *limit)
 {
-    bool loss = mtbal_node_is(node, "SoftmaxCrossEntropyLoss") ||
-                mtbal_node_is(node, "NegativeLogLikelihoodLoss");
-    if (!loss && !mtbal_node_is(node, "Gather"))
+    bool loss = mtbal_node_is(node, MTBAL_OP_softmax_cross_entropy_loss) ||
+                mtbal_node_is(node, MTBAL_OP_negative_log_likelihood_loss);
+    if (!loss && !mtbal_node_is(node, MTBAL_OP_gather))
         return false;
     const mtbal_type *x = &node->in[0]->type;
     int64_t axis = loss ? 1 : mtbal_attr_i(node, "axis", 0);

@@ -109,7 +109,7 @@ static bool runs_through(const mtbal_infer *s, const mtbal_graph *body)
     int64_t first = 1;
     if (shape_in(s, 1) && !(shape_scalar_int(s, 1, &first) && first))
         return false;
-    while (out && out->def && mtbal_node_is(out->def, "Identity") && out->def->nin == 1)
+    while (out && out->def && mtbal_node_is(out->def, MTBAL_OP_identity) && out->def->nin == 1)
         out = out->def->in[0];
     if (!out)
         return false;

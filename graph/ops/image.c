@@ -51,7 +51,7 @@ mtbal_status mtbal_shape_resize(mtbal_infer *s)
     int64_t axes[SHAPE_MAX_RANK];
     const int64_t *given;
     double scales[SHAPE_MAX_CONTENT];
-    bool upsample = mtbal_node_is(s->node, "Upsample"), old = upsample || s->opset < 11;
+    bool upsample = mtbal_node_is(s->node, MTBAL_OP_upsample), old = upsample || s->opset < 11;
     const mtbal_attr *attr = mtbal_attr_find(s->node, "scales"); /* Upsample before opset 9 */
     int ns = old ? -1 : shape_content(s, 3, &sizes), na = mtbal_attr_ints(s->node, "axes", &given);
     int n = ns > 0 ? ns : shape_reals(s, old ? 1 : 2, scales);

@@ -45,7 +45,7 @@ mtbal_status mtbal_shape_depth_to_space(mtbal_infer *s)
 {
     const mtbal_type *x = shape_type(s, 0);
     int64_t block = mtbal_attr_i(s->node, "blocksize", 1);
-    bool up = mtbal_node_is(s->node, "DepthToSpace");
+    bool up = mtbal_node_is(s->node, MTBAL_OP_depth_to_space);
     if (x->rank < 0)
         return shape_set(s, 0, x->dtype, -1, NULL);
     if (x->rank != 4 || block < 1 || block > INT32_MAX)

@@ -36,8 +36,8 @@ static mtbal_status reduce_content(mtbal_infer *s)
 {
     const mtbal_dim *content;
     int count = shape_content(s, 0, &content);
-    bool sum = mtbal_node_is(s->node, "ReduceSum");
-    if (count < 0 || (!mtbal_node_is(s->node, "ReduceProd") && !sum))
+    bool sum = mtbal_node_is(s->node, MTBAL_OP_reduce_sum);
+    if (count < 0 || (!mtbal_node_is(s->node, MTBAL_OP_reduce_prod) && !sum))
         return MTBAL_OK;
     mtbal_dim total = mtbal_dim_const(!sum);
     for (int i = 0; i < count; i++)

@@ -17,7 +17,7 @@ int mtbal_rnn_activations(const mtbal_node *node, int direction, mtbal_activatio
     const mtbal_attr *names = mtbal_attr_find(node, "activations"),
                      *alpha = mtbal_attr_find(node, "activation_alpha"),
                      *beta = mtbal_attr_find(node, "activation_beta");
-    int n = mtbal_node_is(node, "LSTM") ? 3 : mtbal_node_is(node, "GRU") ? 2 : 1;
+    int n = mtbal_node_is(node, MTBAL_OP_lstm) ? 3 : mtbal_node_is(node, MTBAL_OP_gru) ? 2 : 1;
     for (int i = 0, at = direction * n; i < n; i++, at++) {
         bool given = names && names->kind == MTBAL_ATTR_STRINGS && at < names->n;
         const char *name = given ? names->strings[at] : n == 1 ? "Tanh" : usual[i];

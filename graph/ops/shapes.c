@@ -196,7 +196,8 @@ static int reals_of(const mtbal_infer *s, const mtbal_value *v, double *values, 
             values[k] = mtbal_tensor_f64(t, k);
         return (int)t->count;
     }
-    if (!def || depth == 4 || !(mtbal_node_is(def, "Concat") || mtbal_node_is(def, "Identity")))
+    if (!def || depth == 4 ||
+        !(mtbal_node_is(def, MTBAL_OP_concat) || mtbal_node_is(def, MTBAL_OP_identity)))
         return -1;
     for (int i = 0; i < def->nin; i++) {
         int part = reals_of(s, def->in[i], values + n, room - n, depth + 1);

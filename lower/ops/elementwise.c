@@ -62,7 +62,7 @@ bool op_unary_of(const mtbal_node *node, rt_unary_attr *at)
 {
     const unary_row *row = NULL;
     for (size_t i = 0; i < sizeof unary_rows / sizeof *unary_rows && !row; i++)
-        row = mtbal_node_is(node, unary_rows[i].name) ? &unary_rows[i] : NULL;
+        row = mtbal_node_is_named(node, unary_rows[i].name) ? &unary_rows[i] : NULL;
     if (!row)
         return false;
     *at = (rt_unary_attr){.op = row->op, .alpha = row->alpha_default, .beta = row->beta_default};
@@ -137,7 +137,7 @@ int op_binary_of(const mtbal_node *node)
 {
     int op = -1;
     for (size_t i = 0; i < sizeof binary_rows / sizeof *binary_rows && op < 0; i++)
-        op = mtbal_node_is(node, binary_rows[i].name) ? binary_rows[i].op : -1;
+        op = mtbal_node_is_named(node, binary_rows[i].name) ? binary_rows[i].op : -1;
     if (op == RT_MOD && mtbal_attr_i(node, "fmod", 0))
         return RT_FMOD;
     if (op == RT_SHIFT_LEFT && !strcmp(mtbal_attr_s(node, "direction", "LEFT"), "RIGHT"))
@@ -195,7 +195,7 @@ mtbal_status lower_variadic(lowering *l, mtbal_node *node)
         return lower_refuse(l, node, "an operand is missing");
     for (int i = 1; i < node->nin; i++)
         sum = op_binary(l, op, sum, op_in(l, node, i));
-    if (mtbal_node_is(node, "Mean") && node->nin > 1) {
+    if (mtbal_node_is(node, MTBAL_OP_mean) && node->nin > 1) {
         operand y = op_out(l, node, 0);
         rt_binary_attr at = {.op = RT_DIV};
         op_call_n(l, RT_KERNEL_binary, &at, 2, (operand[]){sum, op_scalar(l, sum.dtype, node->nin)},

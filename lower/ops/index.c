@@ -133,7 +133,7 @@ mtbal_status lower_arg(lowering *l, mtbal_node *node)
     if (!op_axis(l, node, "axis", 0, x.rank, &axis))
         return MTBAL_OK;
     rt_arg_attr a = {.axis = axis,
-                     .largest = mtbal_node_is(node, "ArgMax"),
+                     .largest = mtbal_node_is(node, MTBAL_OP_arg_max),
                      .last = (int32_t)mtbal_attr_i(node, "select_last_index", 0)};
     op_call1(l, RT_KERNEL_arg, &a, x, op_out(l, node, 0));
     return MTBAL_OK;

@@ -89,7 +89,7 @@ mtbal_status lower_reduce(lowering *l, mtbal_node *node)
     int64_t axes[RT_MAX_RANK];
     int n = op_ints(l, node, "axes", 1, axes, RT_MAX_RANK), op = -1;
     for (size_t i = 0; i < sizeof reductions / sizeof *reductions; i++)
-        op = mtbal_node_is(node, reductions[i].name) ? reductions[i].op : op;
+        op = mtbal_node_is_named(node, reductions[i].name) ? reductions[i].op : op;
     uint32_t mask = 0, all = (uint32_t)((1u << x.rank) - 1);
     if (n == -2)
         return lower_refuse(l, node, "its axes depend on data");

@@ -11,7 +11,7 @@ mtbal_status lower_softmax(lowering *l, mtbal_node *node)
     operand x = op_in(l, node, 0), y = op_out(l, node, 0);
     bool flat = l->opset < 13;
     int axis;
-    rt_softmax_attr a = {.log = mtbal_node_is(node, "LogSoftmax")};
+    rt_softmax_attr a = {.log = mtbal_node_is(node, MTBAL_OP_log_softmax)};
     if (!op_axis(l, node, "axis", flat ? 1 : -1, x.rank, &axis))
         return MTBAL_OK;
     a.axis = axis;
@@ -158,7 +158,8 @@ mtbal_status lower_class_loss(lowering *l, mtbal_node *node)
     rt_class_loss_attr a = {.reduction = reduction_of(node),
                             .ignores = mtbal_attr_find(node, "ignore_index") != NULL,
                             .ignore_index = mtbal_attr_i(node, "ignore_index", 0),
-                            .cross_entropy = mtbal_node_is(node, "SoftmaxCrossEntropyLoss")};
+                            .cross_entropy =
+                                mtbal_node_is(node, MTBAL_OP_softmax_cross_entropy_loss)};
     operand in[3] = {op_in(l, node, 0), op_in(l, node, 1), op_in(l, node, 2)}, out[2];
     if (in[0].rank < 2)
         return lower_refuse(l, node, "its operand has fewer than 2 axes");

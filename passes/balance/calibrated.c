@@ -157,7 +157,7 @@ double mtbal_calibrated_weight(const char *scale, int count, const char *const *
 
 static mtbal_node *maker(const mtbal_value *v, const char *op)
 {
-    return v && v->def && mtbal_node_is(v->def, op) ? v->def : NULL;
+    return v && v->def && mtbal_node_is_named(v->def, op) ? v->def : NULL;
 }
 
 /* r * scale, from which the weights are gathered; NULL: the graph has no such weights. */

@@ -1,7 +1,7 @@
 /* passes/gradients/table.c: the gradient column of the op list. */
 #include "passes/gradients/gradients.h"
 
-#define OP(id, name, domain, shape, gradient, kernel) mtbal_gradient_fn mtbal_rule_##gradient;
+#define OP(id, name, domain, shape, gradient, kernel, ...) mtbal_gradient_fn mtbal_rule_##gradient;
 #include "graph/ops.def"
 #undef OP
 
@@ -9,13 +9,13 @@
 #define mtbal_rule_stop NULL
 
 static mtbal_gradient_fn *const rules[MTBAL_NOPS] = {
-#define OP(id, name, domain, shape, gradient, kernel) mtbal_rule_##gradient,
+#define OP(id, name, domain, shape, gradient, kernel, ...) mtbal_rule_##gradient,
 #include "graph/ops.def"
 #undef OP
 };
 
 static const char *const columns[MTBAL_NOPS] = {
-#define OP(id, name, domain, shape, gradient, kernel) #gradient,
+#define OP(id, name, domain, shape, gradient, kernel, ...) #gradient,
 #include "graph/ops.def"
 #undef OP
 };

@@ -152,7 +152,7 @@ mtbal_status ort_overwrite(mtbal_context *c, mtbal_value *state, mtbal_value *ne
     readers r = {.state = state};
     mtbal_builder b;
     mtbal_value *maker = next, *overwrite;
-    while (maker->def && mtbal_node_is(maker->def, "Identity"))
+    while (maker->def && mtbal_node_is(maker->def, MTBAL_OP_identity))
         maker = maker->def->in[0];
     if (maker == state) /* a step leaves it alone */
         return MTBAL_OK;

@@ -74,7 +74,7 @@ static mtbal_status check_node(mtbal_node *node, void *context)
     const search *s = context;
     char label[256];
     for (size_t i = 0; i < sizeof news / sizeof *news; i++)
-        if (news[i].opset > s->release->opset && mtbal_node_is(node, news[i].op) &&
+        if (news[i].opset > s->release->opset && mtbal_node_is_named(node, news[i].op) &&
             (!news[i].attribute || mtbal_attr_find(node, news[i].attribute)))
             return too_new(s, mtbal_node_label(node, label), ", where this node is not known");
     return MTBAL_OK;

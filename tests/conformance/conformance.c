@@ -72,7 +72,7 @@ static bool is_random(const mtbal_model *model, const char *folder)
                                       "RandomUniform", "RandomUniformLike", "Multinomial"};
     for (const mtbal_node *n = model->graph->first; n; n = n->next)
         for (size_t i = 0; i < sizeof ops / sizeof *ops; i++)
-            if (mtbal_node_is(n, ops[i]))
+            if (mtbal_node_is_named(n, ops[i]))
                 return true;
     return strstr(folder, "training_dropout") && !strstr(folder, "zero_ratio");
 }
