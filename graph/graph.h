@@ -392,6 +392,8 @@ mtbal_status mtbal_set_graph(mtbal_node *node, const char *name, mtbal_graph *gr
  */
 mtbal_status mtbal_copy_attrs(mtbal_node *to, const mtbal_node *from);
 void mtbal_attr_remove(mtbal_node *node, const char *name);
+/* Removes those that the operator has no more at this opset. */
+void mtbal_drop_attributes(mtbal_node *node, int64_t opset);
 /* Attributes of a copied node that refer to the function's become the call's, or the default; else
  * they go. What the call gives may itself refer to an attribute, of the function that the call
  * stands in. */

@@ -1,5 +1,6 @@
 /* graph/infer.c: shape inference: the walk over a graph, its subgraphs and the functions that it
  * calls. */
+#include "graph/internal.h"
 #include "graph/ops/shapes.h"
 
 #include <string.h>
@@ -29,15 +30,19 @@ static int64_t find_opset(const mtbal_opset *opsets, int n, const char *domain)
     return 0;
 }
 
-/* The version of the domain where the walk is: of the function's own list, or the model's. A model
- * may say ai.onnx for "". What is not imported counts as the newest. */
-static int64_t opset_of(const mtbal_model *model, const mtbal_function *f, const char *domain)
+/* A model may say ai.onnx for "". */
+int64_t graph_opset_in(const mtbal_model *model, const mtbal_function *f, const char *domain)
 {
     const mtbal_opset *opsets = f ? f->opsets : model->opsets;
     int n = f ? f->nopsets : model->nopsets;
     int64_t version = find_opset(opsets, n, domain);
-    if (!version && !*domain)
-        version = find_opset(opsets, n, "ai.onnx");
+    return !version && !*domain ? find_opset(opsets, n, "ai.onnx") : version;
+}
+
+/* The version of the domain where the walk is. What is not imported counts as the newest. */
+static int64_t opset_of(const mtbal_model *model, const mtbal_function *f, const char *domain)
+{
+    int64_t version = graph_opset_in(model, f, domain);
     return version ? version : INT32_MAX;
 }
 
@@ -196,7 +201,9 @@ static mtbal_status infer_at(mtbal_node *node, struct mtbal_walk *walk, mtbal_di
             node->out[i]->content = NULL;
     if (walk->call && has_references(node))
         MTBAL_TRY(bind_attrs(walk, node, diag));
-    mtbal_status status = shape ? shape(&s) : mtbal_shape_function(&s);
+    mtbal_status status = graph_check_attributes(node, 0, diag);
+    if (status == MTBAL_OK)
+        status = shape ? shape(&s) : mtbal_shape_function(&s);
     node->attrs = own;
     return status;
 }

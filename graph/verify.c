@@ -299,6 +299,7 @@ static mtbal_status check_node(checker *c, mtbal_node *node)
         MTBAL_TRY(check_call(c, node));
     for (const mtbal_attr *a = node->attrs; a; a = a->next)
         MTBAL_TRY(check_attr(c, node, a));
+    MTBAL_TRY(graph_check_known(node, c->in, c->diag));
     for (int i = 0; i < node->nout; i++)
         if (node->out[i])
             MTBAL_TRY(define(c, node->graph, node->out[i], node));
@@ -382,6 +383,7 @@ static mtbal_status check_functions(checker *c)
     for (int i = 0; i < c->model->nfunctions; i++) {
         c->in = c->model->functions[i];
         c->scope++;
+        MTBAL_TRY(graph_check_opsets(c->model, c->in->nopsets, c->in->opsets, c->diag));
         MTBAL_TRY(check_graph(c, c->in->body));
         MTBAL_TRY(check_calls_of(c, i, 0));
     }
@@ -400,6 +402,7 @@ static mtbal_status check_model(checker *c)
     if (!c->names || !c->state || !c->calls_seen)
         return mtbal_no_memory(c->diag);
     c->scope = 1;
+    MTBAL_TRY(graph_check_opsets(c->model, c->model->nopsets, c->model->opsets, c->diag));
     MTBAL_TRY(check_graph(c, c->model->graph));
     return check_functions(c);
 }

@@ -139,17 +139,6 @@ mtbal_status mtbal_training_adagrad(mtbal_builder *b, mtbal_node *node, mtbal_bl
 
 mtbal_status mtbal_training_momentum(mtbal_builder *b, mtbal_node *node, mtbal_blockers *blockers)
 {
-    static const char *const required[] = {"alpha", "beta", "mode", "norm_coefficient"};
-    const char *mode = mtbal_attr_s(node, "mode", "");
-    char text[256];
     (void)blockers;
-    for (size_t i = 0; i < sizeof required / sizeof *required; i++)
-        if (!mtbal_attr_find(node, required[i]))
-            return mtbal_fail(b->diag, MTBAL_INVALID, mtbal_node_label(node, text),
-                              "see the operator in ONNX's specification",
-                              "its attribute %s is missing", required[i]);
-    if (strcmp(mode, "standard") && strcmp(mode, "nesterov"))
-        return mtbal_fail(b->diag, MTBAL_INVALID, mtbal_node_label(node, text),
-                          "choose from standard, nesterov", "there is no mode '%.60s'", mode);
     return update_all(b, node, 3, momentum);
 }

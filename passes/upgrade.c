@@ -9,7 +9,7 @@
 typedef struct upgrade {
     mtbal_model *model;
     mtbal_diag *diag;
-    int64_t from;
+    int64_t from, to;
 } upgrade;
 
 static mtbal_status refuse(const upgrade *u, const mtbal_node *node, const char *what)
@@ -279,12 +279,14 @@ static const struct converter {
 static mtbal_status convert(mtbal_node *node, void *context)
 {
     upgrade *u = context;
+    mtbal_status status = MTBAL_OK;
     for (size_t i = 0; i < sizeof converters / sizeof *converters; i++)
         if (u->from < converters[i].below && mtbal_node_is_named(node, converters[i].op)) {
-            mtbal_status status = converters[i].convert(u, node);
-            return status == MTBAL_NOMEM ? mtbal_no_memory(u->diag) : status;
+            status = converters[i].convert(u, node);
+            break;
         }
-    return MTBAL_OK;
+    mtbal_drop_attributes(node, u->to);
+    return status == MTBAL_NOMEM ? mtbal_no_memory(u->diag) : status;
 }
 
 static mtbal_opset *own_opset(mtbal_function *f)
@@ -310,7 +312,7 @@ static mtbal_status upgrade_function(upgrade u, mtbal_function *f, int64_t opset
 
 mtbal_status mtbal_upgrade(mtbal_model *model, int64_t opset, mtbal_diag *diag)
 {
-    upgrade u = {model, diag, mtbal_opset_of(model, "")};
+    upgrade u = {model, diag, mtbal_opset_of(model, ""), opset};
     if (u.from == 0)
         return mtbal_fail(diag, MTBAL_INVALID, model->path, "is the file cut off?",
                           "the model imports no operator set");

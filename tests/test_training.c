@@ -224,7 +224,7 @@ static const struct {
      MTBAL_INVALID},
     {GRAPH(ADAM("Momentum <alpha = 1.0, beta = 1.0, norm_coefficient = 0.0, mode = \"heavy\">",
                 "a, b, a, b, a")),
-     "no mode 'heavy'", MTBAL_INVALID},
+     "mode is 'heavy', which is not supported", MTBAL_UNSUPPORTED},
     {GRAPH("  y = own.First(a)\n" GRADIENT("xs = [\"a\"], y = \"y\"")), "own.First",
      MTBAL_UNSUPPORTED},
 };

@@ -141,6 +141,7 @@ bool mtbal_session_batch_is_fixed(const mtbal_session *session)
 static mtbal_status read_model(const mtbal_session *s, mtbal_model **model, mtbal_diag *diag)
 {
     MTBAL_TRY(mtbal_onnx_read(s->path, model, diag));
+    MTBAL_TRY(mtbal_verify(*model, diag));
     MTBAL_TRY(mtbal_standard_form(*model, diag));
     return s->options.scale ? mtbal_rescale(*model, s->options.scale, diag) : MTBAL_OK;
 }

@@ -199,15 +199,17 @@ mtbal_status lower_depth_to_space(lowering *l, mtbal_node *node)
     return MTBAL_OK;
 }
 
+/* (N, C, H b, W b) -> (N, b b C, H, W), the inverse. */
 mtbal_status lower_space_to_depth(lowering *l, mtbal_node *node)
 {
-    static const int64_t perm[] = {0, 3, 5, 1, 2, 4};
+    static const int64_t dcr[] = {0, 3, 5, 1, 2, 4}, crd[] = {0, 1, 3, 5, 2, 4};
     operand x = op_in(l, node, 0);
     int64_t b = mtbal_attr_i(node, "blocksize", 1);
+    bool is_crd = !strcmp(mtbal_attr_s(node, "mode", "DCR"), "CRD");
     if (x.rank != 4 || b < 1 || x.dims[2] % b || x.dims[3] % b)
         return lower_refuse(l, node, "its operand is not (N, C, H, W) with sizes multiples of b");
     int64_t d[6] = {x.dims[0], x.dims[1], x.dims[2] / b, b, x.dims[3] / b, b};
-    op_give(l, node, 0, rearrange(l, x, 6, d, perm));
+    op_give(l, node, 0, rearrange(l, x, 6, d, is_crd ? crd : dcr));
     return MTBAL_OK;
 }
 

@@ -235,8 +235,9 @@ RULE(depth_to_space)
 
 RULE(space_to_depth)
 {
-    g->dx[0] = mtbal_emit_attrs(g->b, "DepthToSpace", 1, &g->dy[0], "blocksize=i",
-                                mtbal_attr_i(g->node, "blocksize", 1));
+    g->dx[0] = mtbal_emit_attrs(g->b, "DepthToSpace", 1, &g->dy[0], "blocksize=i mode=s",
+                                mtbal_attr_i(g->node, "blocksize", 1),
+                                mtbal_attr_s(g->node, "mode", "DCR"));
     return MTBAL_OK;
 }
 

@@ -201,7 +201,7 @@ static int read_and_run(data_set *d, const char *path, bool freeze)
     int result;
     d->why[0] = 0;
     if (mtbal_onnx_read(path, &model, &diag) == MTBAL_OK &&
-        mtbal_standard_form(model, &diag) == MTBAL_OK) {
+        mtbal_verify(model, &diag) == MTBAL_OK && mtbal_standard_form(model, &diag) == MTBAL_OK) {
         result = lower_and_run(d, model, path, freeze);
     } else {
         snprintf(d->why, sizeof d->why, "%.380s", diag.what);
