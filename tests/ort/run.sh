@@ -9,6 +9,7 @@ need_python || {
     exit 1
 }
 status=0
+"$VENV/bin/python" tests/ort/schemas.py graph/ops.def || status=1
 "$VENV/bin/python" tests/ort/compare.py "$BIN" || status=1
 "$VENV/bin/python" tests/ort/training_info.py "$BIN" || status=1
 
