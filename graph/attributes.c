@@ -253,6 +253,11 @@ static mtbal_status check_version(const mtbal_node *node, int64_t opset, mtbal_d
         return mtbal_fail(diag, MTBAL_UNSUPPORTED, mtbal_node_label(node, label),
                           "mtbal-rewrite --list-operators lists what is known",
                           "ai.onnx has no operator %.100s that is known here", node->op);
+    if (!opset && !*node->domain)
+        return mtbal_fail(diag, MTBAL_INVALID, mtbal_node_label(node, label),
+                          "export the model again, or add the import",
+                          "no opset of ai.onnx is imported, so it is not known what %.100s means",
+                          node->op);
     if (node->opcode < 0 || !opset || opset >= first_version(&mtbal_ops[node->opcode]))
         return MTBAL_OK;
     return mtbal_fail(diag, MTBAL_INVALID, mtbal_node_label(node, label),
