@@ -64,7 +64,7 @@ int mtbal_exit_code(mtbal_status status);
     } while (0)
 
 /* ------------------------------------------------------------------ memory.c: the hook, arenas,
- * interned names */
+ * interned names, the hash map */
 
 /* Every allocation of graph, onnxio, passes, lower and cli goes through these three. The hook, when
  * set, is asked before each, and before each piece of an arena; false makes that one fail. Tests
@@ -90,10 +90,22 @@ char *mtbal_arena_printf(mtbal_arena *arena, const char *format, ...) MTBAL_PRIN
 /* The one copy of a string in this arena: equal names are equal pointers. NULL: out of memory. */
 const char *mtbal_intern(mtbal_arena *arena, const char *name);
 const char *mtbal_intern_n(mtbal_arena *arena, const char *name, size_t length);
+/* That copy, where there is one already; NULL: no such name was interned. */
+const char *mtbal_interned(const mtbal_arena *arena, const char *name);
 size_t mtbal_arena_bytes(const mtbal_arena *arena);
 /* Whether an allocation from this arena has failed: tells a NULL, or a fact that was not found,
  * that comes from there from a mistake. */
 bool mtbal_arena_failed(const mtbal_arena *arena);
+
+/* The hash map: from pointers (interned names, values, nodes) to integers from 0 on. Zeros are an
+ * empty map. Its memory is the arena's that it is filled with. */
+typedef struct mtbal_map {
+    int count, capacity;
+    struct mtbal_map_entry *entries;
+} mtbal_map;
+/* false: out of memory. A key that is there gets the new number. */
+bool mtbal_map_set(mtbal_map *map, mtbal_arena *arena, const void *key, int number);
+int mtbal_map_get(const mtbal_map *map, const void *key); /* -1: not there, or NULL */
 
 /* ------------------------------------------------------------------ tensor.c: element types,
  * shapes, tensors */

@@ -1,4 +1,4 @@
-/* graph/memory.c: the allocation hook, arenas, interned names. */
+/* graph/memory.c: the allocation hook, arenas, interned names, the hash map. */
 #include "graph/internal.h"
 
 #include <stdlib.h>
@@ -254,4 +254,57 @@ const char *mtbal_intern_n(mtbal_arena *arena, const char *text, size_t length)
 const char *mtbal_intern(mtbal_arena *arena, const char *text)
 {
     return mtbal_intern_n(arena, text, strlen(text));
+}
+
+const char *mtbal_interned(const mtbal_arena *arena, const char *text)
+{
+    const name_table *t = &arena->names;
+    size_t length = strlen(text);
+    return t->count ? find_slot(t, text, length, hash_of(text, length))->text : NULL;
+}
+
+/* ------------------------------------------------------------------ the hash map */
+
+struct mtbal_map_entry {
+    const void *key; /* NULL: free */
+    int number;
+};
+
+/* Open addressing: where the key is, or the free place where it belongs. */
+static struct mtbal_map_entry *entry_of(const mtbal_map *map, const void *key)
+{
+    size_t mask = (size_t)map->capacity - 1;
+    size_t i = (size_t)((uint64_t)(uintptr_t)key * 0x9E3779B97F4A7C15u >> 32) & mask;
+    while (map->entries[i].key && map->entries[i].key != key)
+        i = (i + 1) & mask;
+    return &map->entries[i];
+}
+
+static bool grow_map(mtbal_map *map, mtbal_arena *arena)
+{
+    mtbal_map bigger = {map->count, map->capacity ? 4 * map->capacity : 16, NULL};
+    bigger.entries = mtbal_arena_array(arena, (size_t)bigger.capacity, sizeof *bigger.entries);
+    if (!bigger.entries)
+        return false;
+    for (int i = 0; i < map->capacity; i++)
+        if (map->entries[i].key)
+            *entry_of(&bigger, map->entries[i].key) = map->entries[i];
+    *map = bigger;
+    return true;
+}
+
+bool mtbal_map_set(mtbal_map *map, mtbal_arena *arena, const void *key, int number)
+{
+    if (2 * map->count >= map->capacity && !grow_map(map, arena))
+        return false;
+    struct mtbal_map_entry *entry = entry_of(map, key);
+    map->count += !entry->key;
+    *entry = (struct mtbal_map_entry){key, number};
+    return true;
+}
+
+int mtbal_map_get(const mtbal_map *map, const void *key)
+{
+    const struct mtbal_map_entry *entry = key && map->count ? entry_of(map, key) : NULL;
+    return entry && entry->key ? entry->number : -1;
 }

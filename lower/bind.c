@@ -1,16 +1,6 @@
 /* lower/bind.c: gives every graph input its shape. */
 #include "lower/lowering.h"
 
-#include <string.h>
-
-static const mtbal_bind *find_bind(const lowering *l, const char *name)
-{
-    for (int i = 0; i < l->options->nbinds; i++)
-        if (!strcmp(l->options->binds[i].name, name))
-            return &l->options->binds[i];
-    return NULL;
-}
-
 static mtbal_status contradiction(const lowering *l, const mtbal_value *v, int axis, int64_t given,
                                   int64_t wanted)
 {
@@ -66,26 +56,30 @@ static mtbal_status own_dims(lowering *l)
     return MTBAL_OK;
 }
 
-static mtbal_status bind_given(lowering *l)
+/* given: name of an input -> its shape among the options; the first counts. */
+static mtbal_status list_given(lowering *l, mtbal_map *given)
 {
-    for (int i = 0; i < l->options->nbinds; i++) {
-        bool found = false;
-        for (int k = 0; k < l->graph->ninputs && !found; k++)
-            found = !strcmp(l->graph->inputs[k]->name, l->options->binds[i].name);
-        if (!found)
+    for (int i = l->options->nbinds - 1; i >= 0; i--) {
+        const mtbal_value *v = lower_find_input(l, l->options->binds[i].name);
+        if (!v)
             return mtbal_fail(l->diag, MTBAL_INVALID, l->model->path, NULL,
                               "a shape is given for %s, but the model has no such input",
                               l->options->binds[i].name);
+        if (!mtbal_map_set(given, l->arena, v->name, i))
+            return mtbal_no_memory(l->diag);
     }
-    return own_dims(l);
+    return MTBAL_OK;
 }
 
 mtbal_status lower_bind(lowering *l)
 {
-    MTBAL_TRY(bind_given(l));
+    mtbal_map given = {0};
+    MTBAL_TRY(list_given(l, &given));
+    MTBAL_TRY(own_dims(l));
     for (int i = 0; i < l->graph->ninputs; i++) {
         mtbal_value *v = l->graph->inputs[i];
-        const mtbal_bind *bind = find_bind(l, v->name);
+        int at = mtbal_map_get(&given, v->name);
+        const mtbal_bind *bind = at < 0 ? NULL : &l->options->binds[at];
         if (v->type.kind != MTBAL_TENSOR)
             continue;
         if (bind)

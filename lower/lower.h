@@ -25,6 +25,8 @@ typedef struct mtbal_lower_options {
     bool states; /* compute the next states and apply them (mtbal.state in the metadata) */
     int nfixed;  /* states that keep their values: inputs with a default */
     const char *const *fixed;
+    bool all_states; /* every state of the model is a state of the plan, changed or not, so that
+                        instances of plans for other outputs or shapes can share their memory */
     bool no_fuse; /* run function bodies instead of fused kernels, no elementwise fusion: for tests
                    */
     bool no_inplace; /* for tests */
@@ -65,6 +67,10 @@ void mtbal_plan_print(FILE *to, const mtbal_plan *plan); /* one line a call */
 /* Memory for one copy: inputs hold their defaults, states their stored values. threads >= 1. */
 mtbal_status mtbal_instance_new(const mtbal_plan *plan, int threads, mtbal_instance **instance,
                                 mtbal_diag *diag);
+/* The same with the memory of the states of `owner`, which outlives it: both plans were lowered
+ * with `all_states`. */
+mtbal_status mtbal_instance_beside(mtbal_instance *owner, const mtbal_plan *plan, int threads,
+                                   mtbal_instance **instance, mtbal_diag *diag);
 void mtbal_instance_free(mtbal_instance *instance);
 /* Ports; NULL when there is none of that name. */
 rt_tensor *mtbal_instance_input(mtbal_instance *instance, const char *name);

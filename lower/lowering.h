@@ -73,7 +73,7 @@ typedef struct place {
 
 typedef struct lower_state {
     const char *name;
-    mtbal_value *value, *next;
+    mtbal_value *value, *next; /* next: `value` itself where the state keeps its value */
     int cell;
 } lower_state;
 
@@ -92,6 +92,7 @@ typedef struct lowering {
     mtbal_diag *diag;
     mtbal_status status; /* sticky: emission stops at the first error */
 
+    mtbal_map input_of, output_of; /* name -> place in the graph's lists */
     int noutputs, nstates;
     mtbal_value **outputs; /* asked for */
     const char **output_names;
@@ -149,6 +150,7 @@ bool lower_grow(void **array, int *capacity, int count, size_t size);
 
 mtbal_status lower_bind(lowering *l);
 mtbal_status lower_choose(lowering *l); /* requested outputs and states */
+mtbal_value *lower_find_input(const lowering *l, const char *name);
 mtbal_status lower_keep_live(lowering *l);
 
 /* ------------------------------------------------------------------ elaborate.c */

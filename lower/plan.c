@@ -73,8 +73,9 @@ static mtbal_status make_constants(lowering *l)
     return MTBAL_OK;
 }
 
-static mtbal_status make_port(lowering *l, mtbal_port *port, const char *name, operand at,
-                              bool is_default)
+/* Port `index` of the list that `by_name` is of. Where two have a name, it means the first. */
+static mtbal_status make_port(lowering *l, mtbal_port *port, mtbal_map *by_name, int index,
+                              const char *name, operand at, bool is_default)
 {
     plan_operand x = settle(l, at);
     *port = (mtbal_port){.name = mtbal_intern(l->plan->arena, name),
@@ -83,7 +84,9 @@ static mtbal_status make_port(lowering *l, mtbal_port *port, const char *name, o
                          .region = x.region,
                          .is_default = is_default};
     memcpy(port->tensor.dims, x.dims, sizeof port->tensor.dims);
-    return port->name ? MTBAL_OK : mtbal_no_memory(l->diag);
+    bool good = port->name && (mtbal_map_get(by_name, port->name) >= 0 ||
+                               mtbal_map_set(by_name, l->plan->arena, port->name, index));
+    return good ? MTBAL_OK : mtbal_no_memory(l->diag);
 }
 
 /* An input or state starts with the bytes of its initializer. */
@@ -117,7 +120,8 @@ static mtbal_status make_ports(lowering *l)
         return mtbal_no_memory(l->diag);
     for (int i = 0; i < l->nstates; i++) {
         mtbal_value *v = l->states[i].value;
-        MTBAL_TRY(make_port(l, &p->states[p->nstates], v->name, lower_place(l, v)->at, true));
+        MTBAL_TRY(
+            make_port(l, &p->states[i], &p->state_of, i, v->name, lower_place(l, v)->at, true));
         MTBAL_TRY(add_default(l, &p->states[p->nstates++], v));
     }
     for (int i = 0; i < n; i++) {
@@ -125,12 +129,13 @@ static mtbal_status make_ports(lowering *l)
         const place *at = lower_place(l, v);
         if (!at || !at->placed || l->cells[at->at.cell].region != REGION_INPUT)
             continue;
-        MTBAL_TRY(make_port(l, &p->inputs[p->ninputs], v->name, at->at, v->tensor != NULL));
+        MTBAL_TRY(make_port(l, &p->inputs[p->ninputs], &p->input_of, p->ninputs, v->name, at->at,
+                            v->tensor != NULL));
         MTBAL_TRY(add_default(l, &p->inputs[p->ninputs++], v));
     }
     for (int i = 0; i < l->noutputs; i++)
-        MTBAL_TRY(
-            make_port(l, &p->outputs[p->noutputs++], l->output_names[i], l->output_at[i], false));
+        MTBAL_TRY(make_port(l, &p->outputs[p->noutputs++], &p->output_of, i, l->output_names[i],
+                            l->output_at[i], false));
     return MTBAL_OK;
 }
 
@@ -248,12 +253,24 @@ static mtbal_status make_env(mtbal_instance *s, int threads)
     return s->env.scratch ? MTBAL_OK : MTBAL_NOMEM;
 }
 
-static mtbal_status fill_instance(mtbal_instance *s, int threads)
+/* Whether the states of both plans lie alike. */
+static bool same_states(const mtbal_plan *a, const mtbal_plan *b)
+{
+    bool same =
+        a->nstates == b->nstates && a->region_bytes[REGION_STATE] == b->region_bytes[REGION_STATE];
+    for (int i = 0; same && i < a->nstates; i++)
+        same = a->states[i].offset == b->states[i].offset &&
+               a->states[i].tensor.dtype == b->states[i].tensor.dtype &&
+               rt_count(&a->states[i].tensor) == rt_count(&b->states[i].tensor);
+    return same;
+}
+
+static mtbal_status fill_instance(mtbal_instance *s, const mtbal_instance *owner, int threads)
 {
     const mtbal_plan *p = s->plan;
     for (int r = 0; r < NREGIONS; r++) {
-        if (r == REGION_CONSTANT) {
-            s->base[r] = p->constants;
+        if (r == REGION_CONSTANT || (r == REGION_STATE && owner)) {
+            s->base[r] = r == REGION_CONSTANT ? p->constants : owner->base[r];
             continue;
         }
         s->base[r] = aligned_block(p->region_bytes[r], &s->blocks[r]);
@@ -263,7 +280,7 @@ static mtbal_status fill_instance(mtbal_instance *s, int threads)
     }
     for (int i = 0; i < p->ndefaults; i++) {
         const plan_default *d = &p->defaults[i];
-        if (d->bytes)
+        if (d->bytes && !(owner && d->region == REGION_STATE))
             memcpy(s->base[d->region] + d->offset, d->data, d->bytes);
     }
     MTBAL_TRY(bind_calls(s));
@@ -275,10 +292,13 @@ static mtbal_status fill_instance(mtbal_instance *s, int threads)
     return make_env(s, threads);
 }
 
-mtbal_status mtbal_instance_new(const mtbal_plan *plan, int threads, mtbal_instance **instance,
-                                mtbal_diag *diag)
+mtbal_status mtbal_instance_beside(mtbal_instance *owner, const mtbal_plan *plan, int threads,
+                                   mtbal_instance **instance, mtbal_diag *diag)
 {
     *instance = NULL;
+    if (owner && !same_states(owner->plan, plan))
+        return mtbal_fail(diag, MTBAL_INVALID, NULL, NULL,
+                          "the states have other shapes for inputs of another shape");
     mtbal_arena *arena = mtbal_arena_new();
     mtbal_instance *s = arena ? mtbal_arena_alloc(arena, sizeof *s) : NULL;
     if (!s) {
@@ -287,12 +307,18 @@ mtbal_status mtbal_instance_new(const mtbal_plan *plan, int threads, mtbal_insta
     }
     s->arena = arena;
     s->plan = plan;
-    if (fill_instance(s, threads) != MTBAL_OK) {
+    if (fill_instance(s, owner, threads) != MTBAL_OK) {
         mtbal_instance_free(s);
         return mtbal_no_memory(diag);
     }
     *instance = s;
     return MTBAL_OK;
+}
+
+mtbal_status mtbal_instance_new(const mtbal_plan *plan, int threads, mtbal_instance **instance,
+                                mtbal_diag *diag)
+{
+    return mtbal_instance_beside(NULL, plan, threads, instance, diag);
 }
 
 void mtbal_instance_free(mtbal_instance *instance)
@@ -308,27 +334,26 @@ void mtbal_instance_free(mtbal_instance *instance)
     mtbal_arena_free(instance->arena);
 }
 
-static rt_tensor *find_port(mtbal_port *ports, int n, const char *name)
+static rt_tensor *find_port(const mtbal_instance *s, mtbal_port *ports, const mtbal_map *by_name,
+                            const char *name)
 {
-    for (int i = 0; i < n; i++)
-        if (!strcmp(ports[i].name, name))
-            return &ports[i].tensor;
-    return NULL;
+    int i = mtbal_map_get(by_name, mtbal_interned(s->plan->arena, name));
+    return i < 0 ? NULL : &ports[i].tensor;
 }
 
 rt_tensor *mtbal_instance_input(mtbal_instance *instance, const char *name)
 {
-    return find_port(instance->inputs, instance->plan->ninputs, name);
+    return find_port(instance, instance->inputs, &instance->plan->input_of, name);
 }
 
 rt_tensor *mtbal_instance_output(mtbal_instance *instance, const char *name)
 {
-    return find_port(instance->outputs, instance->plan->noutputs, name);
+    return find_port(instance, instance->outputs, &instance->plan->output_of, name);
 }
 
 rt_tensor *mtbal_instance_state(mtbal_instance *instance, const char *name)
 {
-    return find_port(instance->states, instance->plan->nstates, name);
+    return find_port(instance, instance->states, &instance->plan->state_of, name);
 }
 
 void mtbal_instance_run(mtbal_instance *instance, uint64_t seed)

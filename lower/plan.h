@@ -51,6 +51,7 @@ struct mtbal_plan {
     plan_default *defaults;
     int ninputs, noutputs, nstates;
     mtbal_port *inputs, *outputs, *states;
+    mtbal_map input_of, output_of, state_of; /* name -> port */
     mtbal_plan_info info;
 };
 

@@ -78,12 +78,21 @@ static const char **name_outputs(mtbal_session *s, const char *prefix)
     return names;
 }
 
-static bool has_state(const mtbal_session *s, const char *name)
+static bool is_in(const mtbal_session *s, const mtbal_map *list, const char *name)
 {
-    for (int i = 0; i < s->nstates; i++)
-        if (!strcmp(s->states[i], name))
-            return true;
-    return false;
+    return mtbal_map_get(list, mtbal_interned(s->arena, name)) >= 0;
+}
+
+/* So that is_in finds them. Names from metadata are interned. */
+static mtbal_status index_names(mtbal_session *s, mtbal_map *list, const char *const *names, int n,
+                                mtbal_diag *diag)
+{
+    for (int i = 0; i < n; i++) {
+        const char *name = mtbal_intern(s->arena, names[i]);
+        if (!name || !mtbal_map_set(list, s->arena, name, i))
+            return mtbal_no_memory(diag);
+    }
+    return MTBAL_OK;
 }
 
 static mtbal_status read_metadata(mtbal_session *s, mtbal_model *model, mtbal_diag *diag)
@@ -105,9 +114,13 @@ static mtbal_status read_metadata(mtbal_session *s, mtbal_model *model, mtbal_di
     s->states = states.names;
     s->nexts = states.values;
     s->is_step = states.count > 0;
+    MTBAL_TRY(index_names(s, &s->state_of, s->states, s->nstates, diag));
+    MTBAL_TRY(index_names(s, &s->loss_of, s->losses, s->ntasks, diag));
+    MTBAL_TRY(index_names(s, &s->shared_of, s->shared, s->nshared, diag));
+    MTBAL_TRY(index_names(s, &s->watched_of, s->options.watched, s->options.nwatched, diag));
     MTBAL_TRY(mtbal_property_list(model, "mtbal.params", s->arena, &params, diag));
     for (int i = 0; i < params.count; i++)
-        s->trains = s->trains || has_state(s, params.names[i]);
+        s->trains = s->trains || is_in(s, &s->state_of, params.names[i]);
     const char *scale = mtbal_property_get(model, "mtbal.scale");
     if (!(s->scale = mtbal_arena_printf(s->arena, "%s", scale ? scale : "mean")))
         return mtbal_no_memory(diag);
@@ -116,7 +129,7 @@ static mtbal_status read_metadata(mtbal_session *s, mtbal_model *model, mtbal_di
         const char *name = mtbal_arena_printf(s->arena, "mtbal/calibration/%s", s->tasks[i]);
         if (!name)
             return mtbal_no_memory(diag);
-        s->is_calibrated = s->is_calibrated && has_state(s, name);
+        s->is_calibrated = s->is_calibrated && is_in(s, &s->state_of, name);
     }
     MTBAL_TRY(list_feeds(s, model->graph, diag));
     MTBAL_TRY(list_outputs(s, model->graph, diag));
@@ -207,26 +220,7 @@ static bool is_task_tensor(const mtbal_session *s, const char *name)
     if (!only || !starts_with(name, prefix) || !starts_with(name + sizeof prefix - 1, only))
         return false;
     const char *parameter = name + sizeof prefix - 1 + strlen(only);
-    for (int i = 0; *parameter == '/' && i < s->nshared; i++)
-        if (!strcmp(s->shared[i], parameter + 1))
-            return true;
-    return false;
-}
-
-static bool is_loss(const mtbal_session *s, const char *name)
-{
-    for (int i = 0; i < s->ntasks; i++)
-        if (!strcmp(s->losses[i], name))
-            return true;
-    return false;
-}
-
-static bool is_watched(const mtbal_session *s, const char *name)
-{
-    for (int i = 0; i < s->options.nwatched; i++)
-        if (!strcmp(s->options.watched[i], name))
-            return true;
-    return false;
+    return *parameter == '/' && is_in(s, &s->shared_of, parameter + 1);
 }
 
 /* Whether a program of this mode computes the output. */
@@ -241,9 +235,9 @@ static bool is_wanted(const mtbal_session *s, mtbal_mode mode, const char *name)
     case MTBAL_PROBE_TENSORS:
         return is_task_tensor(s, name);
     default:
-        return s->options.all_outputs || !s->is_step || is_loss(s, name) || is_watched(s, name) ||
-               !strcmp(name, "mtbal/loss") || starts_with(name, "mtbal/weight/") ||
-               (mode == MTBAL_MEASURE && is_norm(s, name));
+        return s->options.all_outputs || !s->is_step || is_in(s, &s->loss_of, name) ||
+               is_in(s, &s->watched_of, name) || !strcmp(name, "mtbal/loss") ||
+               starts_with(name, "mtbal/weight/") || (mode == MTBAL_MEASURE && is_norm(s, name));
     }
 }
 
@@ -303,15 +297,11 @@ static mtbal_status apply_settings(mtbal_session *s, mtbal_program *p, bool stat
 /* A state that belongs to a shared parameter: itself, or a moment of it (mtbal/.../PARAMETER). */
 static bool is_shared_state(const mtbal_session *s, const char *state)
 {
-    size_t n = strlen(state);
-    for (int i = 0; i < s->nshared; i++) {
-        size_t k = strlen(s->shared[i]);
-        if (!strcmp(state, s->shared[i]) ||
-            (starts_with(state, "mtbal/") && n > k + 1 && !strcmp(state + n - k, s->shared[i]) &&
-             state[n - k - 1] == '/'))
-            return true;
-    }
-    return false;
+    bool shared = is_in(s, &s->shared_of, state);
+    const char *slash = starts_with(state, "mtbal/") ? strchr(state, '/') : NULL;
+    for (; slash && !shared; slash = strchr(slash + 1, '/'))
+        shared = is_in(s, &s->shared_of, slash + 1);
+    return shared;
 }
 
 /* The states that a session with freeze_shared leaves alone. */
@@ -338,14 +328,16 @@ static mtbal_status compile(mtbal_session *s, mtbal_program *p, mtbal_diag *diag
                                    .binds = p->binds,
                                    .noutputs = noutputs,
                                    .outputs = outputs,
-                                   .states = s->is_step && steps(p->mode)};
+                                   .states = s->is_step && steps(p->mode),
+                                   .all_states = true};
     if (s->options.freeze_shared)
         MTBAL_TRY(list_frozen(s, &options, diag));
     MTBAL_TRY(mtbal_lower(p->model, &options, &p->plan, diag));
-    MTBAL_TRY(mtbal_instance_new(p->plan, s->options.threads, &p->instance, diag));
-    if (s->options.initialize && !s->current)
+    mtbal_instance *owner = s->first ? s->first->instance : NULL;
+    MTBAL_TRY(mtbal_instance_beside(owner, p->plan, s->options.threads, &p->instance, diag));
+    if (s->options.initialize && !owner)
         MTBAL_TRY(train_initialize(s, p->instance, diag));
-    MTBAL_TRY(apply_settings(s, p, s->current == NULL, diag));
+    MTBAL_TRY(apply_settings(s, p, !owner, diag));
     const rt_tensor *lr = mtbal_instance_input(p->instance, "mtbal/lr");
     mtbal_tensor as = {.dtype = lr ? (mtbal_dtype)lr->dtype : MTBAL_FLOAT, .count = 1};
     as.data = lr ? lr->data : NULL;
@@ -353,26 +345,9 @@ static mtbal_status compile(mtbal_session *s, mtbal_program *p, mtbal_diag *diag
     return MTBAL_OK;
 }
 
-/* In a program that only evaluates, states are inputs. */
-static rt_tensor *state_of(mtbal_program *p, const char *name)
-{
-    rt_tensor *state = mtbal_instance_state(p->instance, name);
-    return state ? state : mtbal_instance_input(p->instance, name);
-}
-
 static size_t tensor_bytes(const rt_tensor *t)
 {
     return (size_t)rt_count(t) * rt_dtype_size(t->dtype);
-}
-
-/* A program may hold fewer states than another: what it does not hold, it does not change. */
-static void copy_states(const mtbal_session *s, mtbal_program *from, mtbal_program *to)
-{
-    for (int i = 0; i < s->nstates; i++) {
-        rt_tensor *source = state_of(from, s->states[i]), *target = state_of(to, s->states[i]);
-        if (source && target)
-            memcpy(target->data, source->data, tensor_bytes(target));
-    }
 }
 
 static bool same_binds(const mtbal_program *p, int nbinds, const mtbal_bind *binds)
@@ -408,25 +383,22 @@ mtbal_status mtbal_session_program(mtbal_session *session, int nbinds, const mtb
         p->next = session->programs;
         session->programs = p;
     }
-    mtbal_program *owner = session->current;
-    if (owner && owner != p)
-        copy_states(session, owner, p);
-    if (steps(mode) || !owner)
-        session->current = p;
+    if (!session->first)
+        session->first = p;
     *program = p;
     return MTBAL_OK;
 }
 
 rt_tensor *mtbal_session_state(mtbal_session *session, const char *name)
 {
-    return session->current ? state_of(session->current, name) : NULL;
+    return session->first ? mtbal_instance_state(session->first->instance, name) : NULL;
 }
 
 size_t mtbal_session_state_bytes(const mtbal_session *session)
 {
     size_t size = 0;
-    for (int i = 0; session->current && i < session->nstates; i++) {
-        const rt_tensor *state = state_of(session->current, session->states[i]);
+    for (int i = 0; session->first && i < session->nstates; i++) {
+        const rt_tensor *state = mtbal_instance_state(session->first->instance, session->states[i]);
         size += state ? tensor_bytes(state) : 0;
     }
     return size;

@@ -51,7 +51,8 @@ typedef struct mtbal_feed {
     struct mtbal_limit *limits; /* of an integer's values: limits.h */
 } mtbal_feed;
 
-/* One model file, lowered for as many shapes as were met, with one set of states. */
+/* One model file, lowered for as many shapes as were met, with one set of states: all programs have
+ * theirs in the same memory. */
 typedef struct mtbal_session {
     const char *path;
     mtbal_arena *arena;
@@ -72,8 +73,9 @@ typedef struct mtbal_session {
     const char **shared; /* parameters that two or more tasks reach */
     const char *scale;   /* of calibrated weights */
     bool has_weights, has_norms, has_cosine, has_tensors;
-    struct mtbal_program *programs; /* list */
-    struct mtbal_program *current;  /* whose memory holds the states */
+    mtbal_map state_of, loss_of, shared_of, watched_of; /* name, interned -> place in the list */
+    struct mtbal_program *programs;                     /* list, the newest first */
+    struct mtbal_program *first;                        /* whose memory holds the states */
 } mtbal_session;
 
 /* A session lowered for one set of input shapes. */
@@ -96,8 +98,7 @@ bool mtbal_session_batch_is_fixed(const mtbal_session *session); /* by some feed
 /* The program for these shapes (lowered at the first call), holding the session's states. */
 mtbal_status mtbal_session_program(mtbal_session *session, int nbinds, const mtbal_bind *binds,
                                    mtbal_mode mode, mtbal_program **program, mtbal_diag *diag);
-/* A state's tensor in the current program; NULL when there is none of that name, or nothing was
- * lowered yet. */
+/* A state's tensor; NULL when there is none of that name, or nothing was lowered yet. */
 rt_tensor *mtbal_session_state(mtbal_session *session, const char *name);
 /* An output after a step of `program`, by name, as a number; NAN when it is not computed. */
 double mtbal_program_scalar(const mtbal_program *program, const char *output);
