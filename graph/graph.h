@@ -595,6 +595,18 @@ enum {
 #undef OP
     MTBAL_NOPS
 };
+/* The flags column; without MTBAL_ there. */
+enum {
+    MTBAL_RANDOM = 1,     /* draws random numbers: two such nodes are never the same */
+    MTBAL_LAYOUT = 2,     /* operand 0 in another shape, order or type, element by element */
+    MTBAL_MOVES = 4,      /* takes elements as they are, of any type: our kernel knows all types */
+    MTBAL_FLOATS = 8,     /* our kernel knows floats only; integers are computed with as double */
+    MTBAL_CONTROL = 16,   /* runs subgraphs */
+    MTBAL_SEQUENCES = 32, /* makes or reads sequences; our runtime: of known length */
+    MTBAL_OPTIONALS = 64, /* makes or reads optionals; our runtime: of known content */
+    MTBAL_COUNTED = 128,  /* the size of its result depends on data */
+    MTBAL_SCALE = 256     /* a normalisation: operand 1 is its scale, operand 2, if any, its bias */
+};
 typedef struct mtbal_op {
     const char *name, *domain;
     mtbal_shape_fn *shape;
@@ -606,5 +618,10 @@ typedef struct mtbal_op {
 } mtbal_op;
 extern const mtbal_op mtbal_ops[MTBAL_NOPS];
 int mtbal_opcode(const char *domain, const char *name); /* -1 when not in the list */
+bool mtbal_node_has(const mtbal_node *node, unsigned flag);
+/* Marks of the operands column: a bit each, operands from 32 on have that of the last. */
+unsigned mtbal_op_settings(int opcode); /* carry no gradient: they say how the operator works */
+/* Where a constant is a weight; with `one`, also where it is a single number. */
+unsigned mtbal_op_weights(int opcode, bool one);
 
 #endif

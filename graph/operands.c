@@ -9,7 +9,8 @@ static const char *const hint = "see the operator in ONNX's specification; expor
 /* One operand of the column: a letter, and what may stand behind it. */
 typedef struct slot {
     char letter; /* of its type, small */
-    bool required;
+    bool required, setting;
+    char weight; /* its mark, or 0 */
 } slot;
 
 enum { MOST_SLOTS = 32 };
@@ -24,10 +25,14 @@ static void read_signature(const char *text, signature *s)
     *s = (signature){0};
     for (const char *p = text; *p; p++)
         if (isalpha((unsigned char)*p))
-            s->slots[s->count++] =
-                (slot){(char)tolower((unsigned char)*p), isupper((unsigned char)*p) != 0};
+            s->slots[s->count++] = (slot){.letter = (char)tolower((unsigned char)*p),
+                                          .required = isupper((unsigned char)*p) != 0};
         else if (*p == '+' || *p == '*')
             s->end = *p;
+        else if (*p == '!')
+            s->slots[s->count - 1].setting = true;
+        else if (*p == '^' || *p == '~')
+            s->slots[s->count - 1].weight = *p;
 }
 
 static mtbal_status check_counts(const mtbal_node *node, const mtbal_op *op, const signature *s,
@@ -83,4 +88,43 @@ mtbal_status graph_check_operands(const mtbal_node *node, bool types, mtbal_diag
     read_signature(op->operands, &s);
     MTBAL_TRY(check_counts(node, op, &s, diag));
     return s.end == '*' || !types ? MTBAL_OK : check_types(node, &s, diag);
+}
+
+/* The operands that `marked` says, a bit each; the last one's bit stands for all behind it. */
+static unsigned marked_operands(int opcode, bool (*marked)(const slot *))
+{
+    signature s;
+    unsigned bits = 0;
+    if (opcode < 0 || !mtbal_ops[opcode].operands)
+        return 0;
+    read_signature(mtbal_ops[opcode].operands, &s);
+    for (int i = 0; i < s.count; i++)
+        if (marked(&s.slots[i]))
+            bits |= i == s.count - 1 && s.end ? ~0u << i : 1u << i;
+    return bits;
+}
+
+static bool is_setting(const slot *s)
+{
+    return s->setting;
+}
+
+static bool is_weight(const slot *s)
+{
+    return s->weight != 0;
+}
+
+static bool is_weight_of_one(const slot *s)
+{
+    return s->weight == '^';
+}
+
+unsigned mtbal_op_settings(int opcode)
+{
+    return marked_operands(opcode, is_setting);
+}
+
+unsigned mtbal_op_weights(int opcode, bool one)
+{
+    return marked_operands(opcode, one ? is_weight_of_one : is_weight);
 }

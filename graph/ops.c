@@ -11,6 +11,17 @@
 #define mtbal_shape_none NULL
 #define MANY             INT_MAX
 
+enum {
+    RANDOM = MTBAL_RANDOM,
+    LAYOUT = MTBAL_LAYOUT,
+    MOVES = MTBAL_MOVES,
+    FLOATS = MTBAL_FLOATS,
+    CONTROL = MTBAL_CONTROL,
+    SEQUENCES = MTBAL_SEQUENCES,
+    OPTIONALS = MTBAL_OPTIONALS,
+    COUNTED = MTBAL_COUNTED,
+    SCALE = MTBAL_SCALE
+};
 const mtbal_op mtbal_ops[MTBAL_NOPS] = {
 #define OP(id, name, domain, shape, gradient, kernel, ...) \
     {name, domain, mtbal_shape_##shape, __VA_ARGS__},
@@ -58,4 +69,9 @@ int mtbal_opcode(const char *domain, const char *name)
     memcpy(base, name, n);
     base[n] = 0;
     return *slot_of(domain, base) - 1;
+}
+
+bool mtbal_node_has(const mtbal_node *node, unsigned flag)
+{
+    return node->opcode >= 0 && (mtbal_ops[node->opcode].flags & flag) != 0;
 }

@@ -6,17 +6,6 @@
 /* A constant that is much larger than what it is made from is better made anew in each step. */
 enum { LARGE = 1 << 16 };
 
-bool lower_is_random(const mtbal_node *node)
-{
-    static const char *const ops[] = {
-        "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
-        "Bernoulli",    "Multinomial",      "Dropout"};
-    for (size_t i = 0; i < sizeof ops / sizeof *ops; i++)
-        if (mtbal_node_is_named(node, ops[i]))
-            return true;
-    return false;
-}
-
 /* Whether the node's operands are all constants; `bytes` of them. */
 static bool all_constant(lowering *l, const mtbal_node *node, size_t *bytes)
 {
@@ -208,7 +197,7 @@ static bool holds_graph(const mtbal_node *node)
 mtbal_status lower_fold(lowering *l, mtbal_node *node, bool *done)
 {
     size_t bytes;
-    if (lower_is_random(node) || holds_graph(node) || !all_constant(l, node, &bytes))
+    if (mtbal_node_has(node, MTBAL_RANDOM) || holds_graph(node) || !all_constant(l, node, &bytes))
         return l->status;
     if (mtbal_node_is(node, MTBAL_OP_non_zero) && node->nin && node->in[0] && node->out[0]) {
         *done = true;

@@ -185,7 +185,6 @@ mtbal_status lower_set_constant(lowering *l, mtbal_value *value, mtbal_tensor *t
 /* Writes the node in terms of others, where a rule of expand.c says so. */
 mtbal_status lower_expand(lowering *l, mtbal_node *node, lower_walk *walk);
 bool lower_is_expanded(const mtbal_op *op); /* has it such a rule */
-bool lower_is_random(const mtbal_node *node);
 /* Evaluates a node of constant operands. */
 mtbal_status lower_fold(lowering *l, mtbal_node *node, bool *done);
 

@@ -151,7 +151,7 @@ static bool same_value(lowering *l, const mtbal_value *a, const mtbal_value *b, 
         return a == b || (a && b && same_constant(lower_constant(l, a), lower_constant(l, b)));
     const mtbal_node *p = a->def, *q = b->def;
     if (!p || !q || depth > DEEPEST || p->opcode != q->opcode || p->opcode < 0 ||
-        p->nin != q->nin || a->def_index != b->def_index || lower_is_random(p) ||
+        p->nin != q->nin || a->def_index != b->def_index || mtbal_node_has(p, MTBAL_RANDOM) ||
         !same_attrs(p->attrs, q->attrs))
         return false;
     for (int i = 0; i < p->nin; i++)

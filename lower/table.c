@@ -3,10 +3,17 @@
 
 #include <string.h>
 
+#define lower_unary(...)                                   lower_unary
+#define lower_binary(formula)                              lower_binary
+#define lower_variadic(formula)                            lower_variadic
+#define lower_reduce(formula)                              lower_reduce
+#define lower_expand(name)                                 lower_none
+#define lower_elaborate(name)                              lower_none
 #define OP(id, name, domain, shape, gradient, kernel, ...) lower_fn lower_##kernel;
 #include "graph/ops.def"
 #undef OP
-#define lower_none NULL
+#define lower_none       NULL
+#define lower_decomposed NULL
 
 static lower_fn *const ops[MTBAL_NOPS] = {
 #define OP(id, name, domain, shape, gradient, kernel, ...) lower_##kernel,

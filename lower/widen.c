@@ -2,46 +2,6 @@
  * products and windows over integers as double, which is exact up to 2^53. */
 #include "lower/lowering.h"
 
-/* These only move elements, whatever they are. */
-static const char *const moves[] = {"Reshape",
-                                    "Squeeze",
-                                    "Unsqueeze",
-                                    "Flatten",
-                                    "Identity",
-                                    "Transpose",
-                                    "Slice",
-                                    "Expand",
-                                    "Tile",
-                                    "Concat",
-                                    "Split",
-                                    "DepthToSpace",
-                                    "SpaceToDepth",
-                                    "Gather",
-                                    "GatherElements",
-                                    "GatherND",
-                                    "Where",
-                                    "Cast",
-                                    "CastLike",
-                                    "BitCast",
-                                    "EyeLike",
-                                    "ConstantOfShape",
-                                    "ReverseSequence",
-                                    "Trilu",
-                                    "If",
-                                    "Loop",
-                                    "Pad"};
-/* These have kernels for floats only, but are defined on integers too. */
-static const char *const float_only[] = {"MatMul",  "Gemm",        "Conv",   "ConvTranspose",
-                                         "MaxPool", "AveragePool", "Resize", "TopK"};
-
-static bool is_one_of(const mtbal_node *node, const char *const *names, size_t n)
-{
-    for (size_t i = 0; i < n; i++)
-        if (mtbal_node_is_named(node, names[i]))
-            return true;
-    return false;
-}
-
 static bool is_half(int dtype)
 {
     return dtype == RT_F16 || dtype == RT_BF16;
@@ -50,11 +10,10 @@ static bool is_half(int dtype)
 void lower_choose_width(lowering *l, const mtbal_node *node)
 {
     l->wide = l->narrow = l->npending = 0;
-    if (is_one_of(node, moves, sizeof moves / sizeof *moves))
+    if (mtbal_node_has(node, MTBAL_MOVES))
         return;
     const mtbal_type *x = op_given(node, 0) ? &node->in[0]->type : NULL;
-    if (x && !mtbal_dtype_is_float(x->dtype) &&
-        is_one_of(node, float_only, sizeof float_only / sizeof *float_only)) {
+    if (x && !mtbal_dtype_is_float(x->dtype) && mtbal_node_has(node, MTBAL_FLOATS)) {
         l->wide = RT_F64;
         l->narrow = (int)x->dtype;
         return;

@@ -3,8 +3,6 @@
  * that was taken is differentiated: nothing of the other, perhaps infinite there, gets in. */
 #include "passes/internal.h"
 
-#include <string.h>
-
 typedef struct reading {
     const bool *marked; /* by value id */
     int n;
@@ -57,13 +55,9 @@ static mtbal_status want(crossing *x, mtbal_value *v)
 
 static mtbal_status collect(mtbal_node *node, void *context)
 {
-    static const char *const random[] = {"Dropout",      "RandomNormalLike", "RandomUniformLike",
-                                         "RandomNormal", "RandomUniform",    "Bernoulli",
-                                         "Multinomial"};
     crossing *x = context;
-    for (size_t i = 0; i < sizeof random / sizeof *random; i++)
-        if (mtbal_node_is_named(node, random[i]))
-            x->refused = "its branches draw random numbers, which would be others in the gradient";
+    if (mtbal_node_has(node, MTBAL_RANDOM))
+        x->refused = "its branches draw random numbers, which would be others in the gradient";
     for (int i = 0; i < node->nin; i++)
         MTBAL_TRY(want(x, node->in[i]));
     for (mtbal_attr *a = node->attrs; a; a = a->next)

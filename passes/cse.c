@@ -29,12 +29,8 @@ enum { MAX_CONSTANT = 4096 };
 
 static bool mergeable(const mtbal_node *node)
 {
-    static const char *const random[] = {"Dropout",       "RandomNormal",      "RandomNormalLike",
-                                         "RandomUniform", "RandomUniformLike", "Bernoulli",
-                                         "Multinomial"};
-    for (size_t i = 0; i < sizeof random / sizeof *random; i++)
-        if (!strcmp(node->op, random[i]))
-            return false;
+    if (mtbal_node_has(node, MTBAL_RANDOM))
+        return false;
     for (const mtbal_attr *a = node->attrs; a; a = a->next)
         if (a->kind == MTBAL_ATTR_GRAPH || a->kind == MTBAL_ATTR_OTHER ||
             a->kind == MTBAL_ATTR_STRINGS ||

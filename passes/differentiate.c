@@ -109,7 +109,7 @@ static mtbal_status cross_written(mtbal_gradient *g, mtbal_node *before, mtbal_v
 
 /* What the node computes is emitted once more, in simpler operators, and those are differentiated.
  * The node itself stays as it is; what nobody uses of the formula is removed as dead. */
-mtbal_status mtbal_rule_written_out(mtbal_gradient *g)
+mtbal_status mtbal_rule_decomposed(mtbal_gradient *g)
 {
     mtbal_model *model = g->b->graph->model;
     mtbal_node *before = g->b->graph->last;

@@ -67,47 +67,13 @@ void mtbal_names_add(mtbal_names *names, const char *name)
 
 /* ------------------------------------------------------------------ weights in Constant nodes */
 
-/* Where a constant is a weight: the operator, and which operands, a bit each. A constant of other
- * operators (a mean that is subtracted, a mask, an exponent) is none. */
-static const struct weight_slot {
-    const char *op;
-    unsigned operands;
-    bool of_one; /* a single number may be one too */
-} weight_slots[] = {
-    {"Conv", 0x6, true},
-    {"ConvTranspose", 0x6, true},
-    {"Gemm", 0x7, true},
-    {"MatMul", 0x3, true},
-    {"Einsum", ~0u, true},
-    {"LSTM", ~0u, true},
-    {"GRU", ~0u, true},
-    {"RNN", ~0u, true},
-    {"PRelu", 0x2, true},
-    {"Gather", 0x1, false},
-    {"BatchNormalization", 0x1e, true},
-    {"InstanceNormalization", 0x6, true},
-    {"LayerNormalization", 0x6, true},
-    {"GroupNormalization", 0x6, true},
-    {"RMSNormalization", 0x2, true},
-    {"Transpose", 0x1, false},
-    {"Add", 0x3, false},
-    {"Mul", 0x3, false},
-};
-
-static bool is_weight_slot(const mtbal_node *node, int operand, bool one)
-{
-    for (size_t i = 0; i < sizeof weight_slots / sizeof *weight_slots; i++)
-        if (mtbal_node_is_named(node, weight_slots[i].op))
-            return (weight_slots[i].operands >> operand & 1) && (!one || weight_slots[i].of_one);
-    return false;
-}
-
 static bool used_as_weight(const mtbal_uses *uses, const mtbal_value *v, bool one)
 {
     for (int i = 0; i < uses->nnodes[v->id]; i++) {
         const mtbal_node *node = uses->node[v->id][i];
+        unsigned weights = mtbal_op_weights(node->opcode, one);
         for (int k = 0; k < node->nin && k < 32; k++)
-            if (node->in[k] == v && is_weight_slot(node, k, one))
+            if (node->in[k] == v && (weights >> k & 1))
                 return true;
     }
     return false;
@@ -346,14 +312,8 @@ static bool is_shared(const mtbal_param *p)
 /* The parameter that an operand is, perhaps turned or cast first; -1: none. */
 static int param_behind(const int *param_of, const mtbal_context *c, const mtbal_value *v)
 {
-    static const char *const layout[] = {"Transpose", "Reshape", "Cast",     "Identity",
-                                         "Squeeze",   "Flatten", "Unsqueeze"};
-    while (v && v->id < c->nreach && param_of[v->id] == 0 && v->def) {
-        bool passes = false;
-        for (size_t i = 0; i < sizeof layout / sizeof *layout; i++)
-            passes = passes || mtbal_node_is_named(v->def, layout[i]);
-        v = passes ? v->def->in[0] : NULL;
-    }
+    while (v && v->id < c->nreach && param_of[v->id] == 0 && v->def)
+        v = mtbal_node_has(v->def, MTBAL_LAYOUT) ? v->def->in[0] : NULL;
     return v && v->id < c->nreach ? param_of[v->id] - 1 : -1;
 }
 

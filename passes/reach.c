@@ -2,23 +2,6 @@
 #include "passes/gradients/gradients.h"
 #include "passes/internal.h"
 
-#include <string.h>
-
-/* Float operands that say how an operator works, not what it works on: no gradient is ever wanted
- * for them, and an initializer there is no weight. A bit an operand. */
-static const struct settings {
-    const char *op;
-    unsigned operands;
-} settings[] = {
-    {"Resize", 0xe}, /* region, scales, sizes */
-    {"Upsample", 0x2},
-    {"Dropout", 0x6},             /* ratio, training mode */
-    {"BatchNormalization", 0x18}, /* running mean and variance */
-    {"SoftmaxCrossEntropyLoss", 0x6},
-    {"NegativeLogLikelihoodLoss", 0x6},
-    {"RoiAlign", 0x6},
-};
-
 /* BatchNormalization's fixed statistics, computed by the graph: an export that writes the training
  * form so. Stored ones, also behind an Identity, are settings. */
 static unsigned computed_statistics(const mtbal_node *node)
@@ -37,11 +20,7 @@ static unsigned computed_statistics(const mtbal_node *node)
 
 unsigned mtbal_settings_of(const mtbal_node *node)
 {
-    if (!*node->domain)
-        for (size_t i = 0; i < sizeof settings / sizeof *settings; i++)
-            if (!strcmp(settings[i].op, node->op))
-                return settings[i].operands & ~computed_statistics(node);
-    return 0;
+    return mtbal_op_settings(node->opcode) & ~computed_statistics(node);
 }
 
 static bool carries(unsigned settings_of_node, int operand)

@@ -3,8 +3,6 @@
  * which have nothing to do with each other come out sharing them. */
 #include "passes/internal.h"
 
-#include <string.h>
-
 /* A use of a float initializer as a node's operand. Uses of one layer have the same partner: the
  * weight beside the bias, the bias beside the scale. */
 typedef enum part { PART_SCALE, PART_BIAS, PART_OTHER } part;
@@ -24,13 +22,6 @@ static const mtbal_value *source(const mtbal_value *v)
     return v;
 }
 
-static bool is_normalization(const mtbal_node *node)
-{
-    static const char tail[] = "Normalization";
-    size_t n = strlen(node->op);
-    return !*node->domain && n > sizeof tail - 1 && !strcmp(node->op + n - (sizeof tail - 1), tail);
-}
-
 /* x W + b, written as MatMul and Add: W for the Add. */
 static const mtbal_value *weight_beside(const mtbal_node *add, int operand)
 {
@@ -42,7 +33,7 @@ static const mtbal_value *weight_beside(const mtbal_node *add, int operand)
 static use classify(mtbal_node *node, int operand)
 {
     use u = {node, operand, PART_OTHER, NULL};
-    if (is_normalization(node) && (operand == 1 || operand == 2)) {
+    if (mtbal_node_has(node, MTBAL_SCALE) && (operand == 1 || operand == 2)) {
         u.part = operand == 1 ? PART_SCALE : PART_BIAS;
         u.partner = 3 - operand < node->nin ? node->in[3 - operand] : NULL;
     } else if (operand == 2 &&
@@ -88,7 +79,7 @@ static int list_uses(const mtbal_uses *uses, const mtbal_value *v, use *list)
 static bool same_layer(const use *a, const use *b)
 {
     return a->part == b->part && a->partner == b->partner && a->part != PART_OTHER &&
-           !(is_normalization(a->node) && a->node != b->node);
+           !(mtbal_node_has(a->node, MTBAL_SCALE) && a->node != b->node);
 }
 
 /* Scales and biases of several layers in one initializer. What is only used otherwise (an embedding

@@ -8,14 +8,8 @@
 /* The graph input that a value is, but for its shape and type; else NULL. */
 static const mtbal_value *source(const mtbal_value *v)
 {
-    static const char *const ops[] = {"Identity", "Cast",    "Squeeze",  "Unsqueeze",
-                                      "Reshape",  "Flatten", "Transpose"};
-    while (v && v->def) {
-        size_t i = 0, n = sizeof ops / sizeof *ops;
-        while (i < n && !mtbal_node_is_named(v->def, ops[i]))
-            i++;
-        v = i < n ? v->def->in[0] : NULL;
-    }
+    while (v && v->def)
+        v = mtbal_node_has(v->def, MTBAL_LAYOUT) ? v->def->in[0] : NULL;
     return v && v->is_input ? v : NULL;
 }
 

@@ -4,7 +4,7 @@
 #include <string.h>
 
 /* What the graph's floor writes out, gradients are made of too. */
-EXPAND(written_out)
+EXPAND(decomposed)
 {
     mtbal_write_out(e->b, e->node, e->out);
     return MTBAL_OK;

@@ -38,7 +38,7 @@ int expand_ints(const expansion *e, int i, int64_t *values, int limit);
 
 #define EXPAND(name) mtbal_status expand_##name(expansion *e)
 
-EXPAND(written_out);
+EXPAND(decomposed);
 EXPAND(lp_normalization);
 EXPAND(hardmax);
 EXPAND(swish);

@@ -68,12 +68,9 @@ static int read_tensors(mtbal_model *model, data_set *d, const char *what, mtbal
 
 static bool is_random(const mtbal_model *model, const char *folder)
 {
-    static const char *const ops[] = {"Bernoulli",     "RandomNormal",      "RandomNormalLike",
-                                      "RandomUniform", "RandomUniformLike", "Multinomial"};
     for (const mtbal_node *n = model->graph->first; n; n = n->next)
-        for (size_t i = 0; i < sizeof ops / sizeof *ops; i++)
-            if (mtbal_node_is_named(n, ops[i]))
-                return true;
+        if (mtbal_node_has(n, MTBAL_RANDOM) && !mtbal_node_is(n, MTBAL_OP_dropout))
+            return true;
     return strstr(folder, "training_dropout") && !strstr(folder, "zero_ratio");
 }
 
