@@ -13,6 +13,7 @@
 # make test-opinfo compares gradients of single operators with PyTorch's (ARGS="--exporter dynamo --opset 23")
 # make test-networks compares whole networks from PyTorch's exporters (the same)
 # make bench      measures speed and size beside their limits, and ONNX Runtime and PyTorch (installs these)
+# make bench-scale    how time and memory grow with the size of a model; fails where faster than the model
 # make bench-flops    counts what a step multiplies
 # make bench-balance   trains the problems of models/ with every balancing; SEEDS=5
 # make test-emit  compiles emitted C with several compilers and checkers, and compares
@@ -44,7 +45,7 @@ TEST_X  := $(TESTS:tests/%.c=$(BUILD)/tests/%)
 LIB     := $(BUILD)/libmtbal.a
 PROTO   ?= /usr/include/onnx/onnx.proto
 
-.PHONY: all clean deps demo web test test-run strict sanitize valgrind fuzz conformance test-ort test-examples test-torch test-opinfo test-networks bench bench-flops bench-balance format test-emit test-cross bench-emit
+.PHONY: all clean deps demo web test test-run strict sanitize valgrind fuzz conformance test-ort test-examples test-torch test-opinfo test-networks bench bench-flops bench-scale bench-balance format test-emit test-cross bench-emit
 all: $(TOOLS)
 
 # ---------------------------------------------------------------- what a fresh Debian machine needs
@@ -153,6 +154,12 @@ bench: deps
 	@$(MAKE) --no-print-directory all $(BUILD)/bench/bench_mlp $(BUILD)/bench/bench_step $(BUILD)/bench/bench_rewrite
 	@BENCH=$(BUILD) BIN=$(BIN) CC="$(CC)" MAKE="$(MAKE)" sh bench/run.sh
 
+CASES ?=
+bench-scale: deps
+	@$(MAKE) --no-print-directory all $(BUILD)/bench/bench_scale
+	@mkdir -p $(BUILD)/bench/scale
+	@$(BUILD)/bench/bench_scale $(BIN) $(BUILD)/bench/scale $(CASES)
+
 bench-flops: deps
 	@$(MAKE) --no-print-directory $(BUILD)/bench/bench_flops
 	@$(BUILD)/bench/bench_flops
@@ -202,6 +209,7 @@ $(BIN)/%: $(BUILD)/cli/%.o $(CLI_O) $(LIB)
 	$(Q)$(CC) $(ALL_C) -o $@ $^ $(LIBS)
 
 $(BUILD)/bench/bench_flops: $(BUILD)/tests/flops.o
+$(BUILD)/bench/bench_scale: $(BUILD)/bench/scale_models.o
 $(BUILD)/bench/bench_%: $(BUILD)/bench/bench_%.o $(BUILD)/bench/bench.o $(LIB)
 	$(Q)$(CC) $(ALL_C) -o $@ $(filter %.o,$^) $(LIB) $(LIBS)
 

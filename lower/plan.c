@@ -65,6 +65,8 @@ static mtbal_status make_constants(lowering *l)
     p->constants = aligned_block(p->region_bytes[REGION_CONSTANT], &p->constants_block);
     if (!p->constants)
         return mtbal_no_memory(l->diag);
+    memset(p->constants, 0,
+           p->region_bytes[REGION_CONSTANT]); /* also between them: it is printed */
     for (int i = 0; i < l->ncells; i++) {
         const cell *c = &l->cells[i];
         if (c->region == REGION_CONSTANT && c->same < 0 && c->used && c->bytes)
