@@ -5,45 +5,40 @@
 
 /* ------------------------------------------------------------------ names in use */
 
-/* An entry of model->used: a hash table with open addressing on interned pointers. `tried` is the
- * last suffix that a fresh name of this base has tried, so that a thousand names of one base take a
+/* What is known of a name; model->used_of says where it is in model->used. `tried` is the last
+ * suffix that a fresh name of this base has tried, so that a thousand names of one base take a
  * thousand steps. */
 struct mtbal_used {
-    const char *name;
+    mtbal_value *value; /* the last one that was made with this name */
     int tried;
     bool taken;
+    bool again; /* more than one value has had it at a time: in functions, say */
 };
 
-static struct mtbal_used *used_slot(struct mtbal_used *table, int capacity, const char *name)
+/* Room for one more in an arena array that is copied to twice its size whenever its count is a
+ * power of two: it holds at least the next power of two, also after items have been taken out. */
+static void *grow(mtbal_arena *arena, void *items, int count, size_t size)
 {
-    size_t mask = (size_t)capacity - 1;
-    size_t i = (size_t)((uint64_t)((uintptr_t)name >> 4) * 0x9E3779B97F4A7C15u >> 32) & mask;
-    while (table[i].name && table[i].name != name)
-        i = (i + 1) & mask;
-    return &table[i];
+    if (count & (count - 1))
+        return items;
+    void *bigger = mtbal_arena_array(arena, count ? 2 * (size_t)count : 1, size);
+    if (bigger && count)
+        memcpy(bigger, items, (size_t)count * size);
+    return bigger;
 }
 
 /* The entry of an interned name, made when there is none. Valid until the next call. */
 static struct mtbal_used *used_entry(mtbal_model *model, const char *name)
 {
-    if (2 * model->nused >= model->capacity_used) {
-        int capacity = model->capacity_used ? 4 * model->capacity_used : 256;
-        struct mtbal_used *bigger =
-            mtbal_arena_array(model->arena, (size_t)capacity, sizeof *bigger);
-        if (!bigger)
-            return NULL;
-        for (int i = 0; i < model->capacity_used; i++)
-            if (model->used[i].name)
-                *used_slot(bigger, capacity, model->used[i].name) = model->used[i];
-        model->used = bigger;
-        model->capacity_used = capacity;
-    }
-    struct mtbal_used *entry = used_slot(model->used, model->capacity_used, name);
-    if (!entry->name) {
-        entry->name = name;
-        model->nused++;
-    }
-    return entry;
+    int i = mtbal_map_get(&model->used_of, name);
+    if (i >= 0)
+        return &model->used[i];
+    struct mtbal_used *bigger = grow(model->arena, model->used, model->nused, sizeof *bigger);
+    if (!bigger || !mtbal_map_set(&model->used_of, model->arena, name, model->nused))
+        return NULL;
+    model->used = bigger;
+    model->used[model->nused] = (struct mtbal_used){0};
+    return &model->used[model->nused++];
 }
 
 /* The interned text of a format, however long. */
@@ -83,7 +78,7 @@ static const char *fresh_of(mtbal_model *model, const char *base)
         if (!other)
             return NULL;
         if (!other->taken) {
-            used_slot(model->used, model->capacity_used, base)->tried = n;
+            used_entry(model, base)->tried = n;
             return candidate;
         }
     }
@@ -106,8 +101,9 @@ const char *graph_fresh(mtbal_model *model, const char *format, ...)
 
 void mtbal_forget_name(mtbal_model *model, const char *name)
 {
-    if (model->capacity_used)
-        used_slot(model->used, model->capacity_used, name)->taken = false;
+    int i = mtbal_map_get(&model->used_of, name);
+    if (i >= 0)
+        model->used[i].taken = false;
 }
 
 /* ------------------------------------------------------------------ models */
@@ -145,18 +141,6 @@ int64_t mtbal_opset_of(const mtbal_model *model, const char *domain)
         if (!strcmp(model->opsets[i].domain, domain))
             return model->opsets[i].version;
     return 0;
-}
-
-/* Room for one more in an arena array that is copied to twice its size whenever its count is a
- * power of two: it holds at least the next power of two, also after items have been taken out. */
-static void *grow(mtbal_arena *arena, void *items, int count, size_t size)
-{
-    if (count & (count - 1))
-        return items;
-    void *bigger = mtbal_arena_array(arena, count ? 2 * (size_t)count : 1, size);
-    if (bigger && count)
-        memcpy(bigger, items, (size_t)count * size);
-    return bigger;
 }
 
 /* Appends to a list that nothing but this has filled. */
@@ -217,21 +201,52 @@ mtbal_status mtbal_property_set(mtbal_model *model, const char *key, const char 
     return MTBAL_OK;
 }
 
+int mtbal_function_index(const mtbal_model *model, const char *domain, const char *name,
+                         const char *overload)
+{
+    int found = -1, i = mtbal_map_get(&model->function_of, mtbal_interned(model->arena, name));
+    for (; i >= 0; i = model->functions[i]->before) {
+        const mtbal_function *f = model->functions[i];
+        if (!strcmp(f->domain, domain) &&
+            !strcmp(f->overload ? f->overload : "", overload ? overload : ""))
+            found = i; /* the first of the list counts */
+    }
+    return found;
+}
+
 mtbal_function *mtbal_function_find(const mtbal_model *model, const char *domain, const char *name,
                                     const char *overload)
 {
-    for (int i = 0; i < model->nfunctions; i++) {
-        mtbal_function *f = model->functions[i];
-        if (!strcmp(f->name, name) && !strcmp(f->domain, domain) &&
-            !strcmp(f->overload ? f->overload : "", overload ? overload : ""))
-            return f;
-    }
-    return NULL;
+    int i = mtbal_function_index(model, domain, name, overload);
+    return i < 0 ? NULL : model->functions[i];
+}
+
+static bool index_function(mtbal_model *model, int index)
+{
+    mtbal_function *f = model->functions[index];
+    f->before = mtbal_map_get(&model->function_of, f->name);
+    f->body->function = f;
+    return mtbal_map_set(&model->function_of, model->arena, f->name, index);
 }
 
 mtbal_status mtbal_function_add(mtbal_model *model, mtbal_function *function)
 {
-    APPEND_SHORT(model->arena, model->functions, model->nfunctions, function);
+    APPEND(model->arena, model->functions, model->nfunctions, function);
+    return index_function(model, model->nfunctions - 1) ? MTBAL_OK : MTBAL_NOMEM;
+}
+
+mtbal_status mtbal_functions_keep(mtbal_model *model, const bool *keep)
+{
+    int n = model->nfunctions;
+    model->nfunctions = 0;
+    model->function_of = (mtbal_map){0};
+    for (int i = 0; i < n; i++) {
+        if (!keep[i])
+            continue;
+        model->functions[model->nfunctions++] = model->functions[i];
+        if (!index_function(model, model->nfunctions - 1))
+            return MTBAL_NOMEM;
+    }
     return MTBAL_OK;
 }
 
@@ -256,7 +271,9 @@ mtbal_value *mtbal_value_new(mtbal_graph *graph, const char *name)
     struct mtbal_used *entry = name ? used_entry(model, name) : NULL;
     if (!value || !entry)
         return NULL;
+    entry->again = entry->again || entry->taken;
     entry->taken = true;
+    entry->value = value;
     value->name = name;
     value->id = model->nvalues++;
     value->type.rank = -1;
@@ -264,37 +281,89 @@ mtbal_value *mtbal_value_new(mtbal_graph *graph, const char *name)
     return value;
 }
 
+mtbal_status mtbal_value_rename(mtbal_value *value, const char *name)
+{
+    mtbal_model *model = value->graph->model;
+    struct mtbal_used *entry = used_entry(model, name);
+    if (!entry)
+        return MTBAL_NOMEM;
+    entry->again = entry->again || entry->taken;
+    entry->taken = true;
+    entry->value = value;
+    value->name = name;
+    return MTBAL_OK;
+}
+
+void graph_swap_names(mtbal_value *a, mtbal_value *b)
+{
+    const mtbal_model *model = a->graph->model;
+    const char *name = a->name;
+    a->name = b->name;
+    b->name = name;
+    for (int k = 0; k < 2; k++) {
+        mtbal_value *value = k ? a : b;
+        int i = mtbal_map_get(&model->used_of, value->name);
+        if (i >= 0)
+            model->used[i].value = value;
+    }
+}
+
 static mtbal_value *find_in(mtbal_graph *graph, const char *name)
 {
     for (int i = 0; i < graph->ninputs; i++)
-        if (!strcmp(graph->inputs[i]->name, name))
+        if (graph->inputs[i]->name == name)
             return graph->inputs[i];
     for (int i = 0; i < graph->ninitializers; i++)
-        if (!strcmp(graph->initializers[i]->name, name))
+        if (graph->initializers[i]->name == name)
             return graph->initializers[i];
     for (mtbal_node *node = graph->first; node; node = node->next)
         for (int i = 0; i < node->nout; i++)
-            if (node->out[i] && !strcmp(node->out[i]->name, name))
+            if (node->out[i] && node->out[i]->name == name)
                 return node->out[i];
     return NULL;
 }
 
+static bool is_inside(const mtbal_graph *graph, const mtbal_graph *around)
+{
+    while (graph && graph != around)
+        graph = graph->parent;
+    return graph != NULL;
+}
+
+/* The only value of that name, wherever it is; NULL with *known false: there may be several. */
+static mtbal_value *only_value(const mtbal_model *model, const char *name, bool *known)
+{
+    int i = mtbal_map_get(&model->used_of, name);
+    mtbal_value *v = i < 0 ? NULL : model->used[i].value;
+    *known = i < 0 || (v && !model->used[i].again && v->name == name);
+    bool defined = v && (v->is_input || v->is_initializer || v->def);
+    return *known && defined ? v : NULL;
+}
+
 mtbal_value *mtbal_value_find(mtbal_graph *graph, const char *name)
 {
-    for (; graph; graph = graph->parent) {
-        mtbal_value *value = find_in(graph, name);
-        if (value)
+    bool known;
+    const char *interned = mtbal_interned(graph->model->arena, name);
+    mtbal_value *value = interned ? only_value(graph->model, interned, &known) : NULL;
+    if (!interned || known)
+        return value && is_inside(graph, value->graph) ? value : NULL;
+    for (; graph; graph = graph->parent)
+        if ((value = find_in(graph, interned)))
             return value;
-    }
     return NULL;
 }
 
 mtbal_value *mtbal_initializer_find(const mtbal_model *model, const char *name)
 {
-    for (int k = -1; k < model->ntrainings; k++) {
+    bool known;
+    const char *interned = mtbal_interned(model->arena, name);
+    mtbal_value *value = interned ? only_value(model, interned, &known) : NULL;
+    for (int k = -1; interned && k < model->ntrainings; k++) {
         const mtbal_graph *graph = k < 0 ? model->graph : model->trainings[k]->algorithm;
-        for (int i = 0; graph && i < graph->ninitializers; i++)
-            if (!strcmp(graph->initializers[i]->name, name))
+        if (known && value && value->is_initializer && value->graph == graph)
+            return value;
+        for (int i = 0; !known && graph && i < graph->ninitializers; i++)
+            if (graph->initializers[i]->name == interned)
                 return graph->initializers[i];
     }
     return NULL;

@@ -282,6 +282,7 @@ struct mtbal_graph {
     mtbal_value **inputs, **outputs, **initializers; /* grow with the functions below only */
     mtbal_node *first, *last;                        /* in topological order once verified */
     int nnodes;
+    struct mtbal_function *function; /* whose body it is, or NULL */
     void *origin;
 };
 
@@ -291,6 +292,7 @@ typedef struct mtbal_opset {
 } mtbal_opset;
 
 typedef struct mtbal_function {
+    int before; /* index of the last one of its name that stands before it; -1: none */
     const char *domain, *name, *overload, *doc;
     int nattrs;
     const char **attrs;   /* names without default */
@@ -325,14 +327,16 @@ struct mtbal_model {
     mtbal_opset *opsets;
     mtbal_graph *graph;
     int nfunctions;
-    mtbal_function **functions;
+    mtbal_function **functions; /* mtbal_function_add, mtbal_functions_keep */
+    mtbal_map function_of;      /* name -> the last function of that name */
     int nproperties;
     mtbal_property *properties; /* metadata_props */
     int ntrainings;
     mtbal_training **trainings; /* passes/training_info.c makes plain graphs of them, and back */
     int nvalues;
     struct mtbal_used *used; /* names of values, with counters for fresh ones */
-    int nused, capacity_used;
+    mtbal_map used_of;       /* name -> place in `used` */
+    int nused;
     const char *path; /* of the file, for messages; NULL when made here */
     void *origin;     /* onnxio's state: the ModelProto, maps of external files */
     void (*close)(void *origin);
@@ -349,15 +353,21 @@ const char *mtbal_property_get(const mtbal_model *model, const char *key);
 mtbal_status mtbal_property_set(mtbal_model *model, const char *key, const char *value);
 mtbal_function *mtbal_function_find(const mtbal_model *model, const char *domain, const char *name,
                                     const char *overload);
+/* Its place in model->functions; -1: none. */
+int mtbal_function_index(const mtbal_model *model, const char *domain, const char *name,
+                         const char *overload);
 mtbal_status mtbal_function_add(mtbal_model *model, mtbal_function *function);
+/* Leaves those that `keep`, by place, marks. */
+mtbal_status mtbal_functions_keep(mtbal_model *model, const bool *keep);
 
 mtbal_graph *mtbal_graph_new(mtbal_model *model, mtbal_graph *parent, const char *name);
 /* A value without definition. Name NULL: a fresh one. The name must not be in use. */
 mtbal_value *mtbal_value_new(mtbal_graph *graph, const char *name);
-/* The value of that name visible in `graph` (its own, then its parents'). Linear time: passes keep
- * tables. */
+/* The name is interned, and not in use. */
+mtbal_status mtbal_value_rename(mtbal_value *value, const char *name);
+/* The value of that name visible in `graph` (its own, then its parents'). */
 mtbal_value *mtbal_value_find(mtbal_graph *graph, const char *name);
-/* The initializer of that name, of the main graph or of a training step beside it. Linear time. */
+/* The initializer of that name, of the main graph or of a training step beside it. */
 mtbal_value *mtbal_initializer_find(const mtbal_model *model, const char *name);
 const char *mtbal_fresh_name(mtbal_model *model,
                              const char *base); /* base, or base_1, ... not yet in use */

@@ -49,13 +49,9 @@ static int64_t opset_of(const mtbal_model *model, const mtbal_function *f, const
 /* The function whose body the graph lies in; NULL for the model's own graph. */
 static const mtbal_function *function_around(const mtbal_graph *graph)
 {
-    const mtbal_model *model = graph->model;
     while (graph->parent)
         graph = graph->parent;
-    for (int i = 0; i < model->nfunctions && graph != model->graph; i++)
-        if (model->functions[i]->body == graph)
-            return model->functions[i];
-    return NULL;
+    return graph->function;
 }
 
 /* The attribute `name` of the present call: as the call gives it, or the function's default. */

@@ -282,7 +282,7 @@ static struct mtbal_map_entry *entry_of(const mtbal_map *map, const void *key)
 
 static bool grow_map(mtbal_map *map, mtbal_arena *arena)
 {
-    mtbal_map bigger = {map->count, map->capacity ? 4 * map->capacity : 16, NULL};
+    mtbal_map bigger = {map->count, map->capacity ? 2 * map->capacity : 16, NULL};
     bigger.entries = mtbal_arena_array(arena, (size_t)bigger.capacity, sizeof *bigger.entries);
     if (!bigger.entries)
         return false;

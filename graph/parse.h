@@ -12,6 +12,18 @@ typedef struct entry {
     int hidden;
 } entry;
 
+/* A list that grows, in memory of its own; freed by its user. */
+typedef struct list {
+    void *items;
+    int count, capacity;
+} list;
+
+/* What is known of a name. */
+struct slot {
+    int top;    /* index into scope, -1 when out of scope */
+    bool taken; /* named a value of the model's graph or its subgraphs */
+};
+
 typedef struct parser {
     lexer l;
     mtbal_model *model;
@@ -19,19 +31,10 @@ typedef struct parser {
     bool in_function;
     entry *scope; /* stack */
     int nscope, capacity;
-    struct slot {
-        const char *name;
-        int top;    /* index into scope, -1 when out of scope */
-        bool taken; /* named a value of the model's graph or its subgraphs */
-    } * slots;      /* hash table by interned pointer */
-    int nslots, capacity_slots;
+    list slots;
+    mtbal_map slot_of;    /* name -> slot */
+    mtbal_arena *scratch; /* of the map */
 } parser;
-
-/* A list that grows, in memory of its own; freed by its user. */
-typedef struct list {
-    void *items;
-    int count, capacity;
-} list;
 
 /* ------------------------------------------------------------------ scope.c */
 

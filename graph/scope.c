@@ -35,44 +35,25 @@ void *parse_append(parser *s, list *l, size_t size)
 
 /* ------------------------------------------------------------------ scopes */
 
-static struct slot *find_slot(struct slot *slots, int capacity, const char *name)
-{
-    size_t mask = (size_t)capacity - 1;
-    size_t i = (size_t)((uint64_t)((uintptr_t)name >> 4) * 0x9E3779B97F4A7C15u >> 32) & mask;
-    while (slots[i].name && slots[i].name != name)
-        i = (i + 1) & mask;
-    return &slots[i];
-}
-
 static struct slot *slot_of(parser *s, const char *name)
 {
-    if (2 * s->nslots >= s->capacity_slots) {
-        int capacity = s->capacity_slots ? 2 * s->capacity_slots : 128;
-        struct slot *bigger = mtbal_malloc((size_t)capacity * sizeof *bigger);
-        if (!bigger)
-            return parse_no_memory(s);
-        memset(bigger, 0, (size_t)capacity * sizeof *bigger);
-        for (int i = 0; i < s->capacity_slots; i++)
-            if (s->slots[i].name)
-                *find_slot(bigger, capacity, s->slots[i].name) = s->slots[i];
-        mtbal_free(s->slots);
-        s->slots = bigger;
-        s->capacity_slots = capacity;
-    }
-    struct slot *slot = find_slot(s->slots, s->capacity_slots, name);
-    if (!slot->name) {
-        *slot = (struct slot){name, -1, false};
-        s->nslots++;
-    }
+    int at = mtbal_map_get(&s->slot_of, name);
+    if (at >= 0)
+        return (struct slot *)s->slots.items + at;
+    struct slot *slot = parse_append(s, &s->slots, sizeof *slot);
+    if (!s->scratch)
+        s->scratch = mtbal_arena_new();
+    if (!slot || !s->scratch || !mtbal_map_set(&s->slot_of, s->scratch, name, s->slots.count - 1))
+        return parse_no_memory(s);
+    *slot = (struct slot){-1, false};
     return slot;
 }
 
 mtbal_value *scope_lookup(const parser *s, const char *name)
 {
-    if (!name || !s->capacity_slots)
-        return NULL;
-    const struct slot *slot = find_slot(s->slots, s->capacity_slots, name);
-    return slot->name && slot->top >= 0 ? s->scope[slot->top].value : NULL;
+    int at = mtbal_map_get(&s->slot_of, name);
+    int top = at < 0 ? -1 : ((const struct slot *)s->slots.items)[at].top;
+    return top < 0 ? NULL : s->scope[top].value;
 }
 
 mtbal_value *scope_new(parser *s, mtbal_graph *graph, const char *name)
@@ -87,8 +68,7 @@ mtbal_value *scope_new(parser *s, mtbal_graph *graph, const char *name)
     s->capacity = stack.capacity;
     *e = (entry){name, NULL, slot->top};
     slot->top = s->nscope - 1;
-    const char *own =
-        slot->taken && !s->in_function ? mtbal_fresh_name(s->model, name) : slot->name;
+    const char *own = slot->taken && !s->in_function ? mtbal_fresh_name(s->model, name) : name;
     slot->taken = slot->taken || !s->in_function;
     e->value = own ? mtbal_value_new(graph, own) : NULL;
     return e->value ? e->value : parse_no_memory(s);
@@ -98,11 +78,12 @@ void scope_leave(parser *s, int to)
 {
     while (s->nscope > to) {
         const entry *e = &s->scope[--s->nscope];
-        find_slot(s->slots, s->capacity_slots, e->name)->top = e->hidden;
+        slot_of(s, e->name)->top = e->hidden;
     }
 }
 void scope_free(parser *s)
 {
     mtbal_free(s->scope);
-    mtbal_free(s->slots);
+    mtbal_free(s->slots.items);
+    mtbal_arena_free(s->scratch);
 }

@@ -1,5 +1,5 @@
 /* graph/uses.c: walking over the nodes of a graph, users of values, replacing a value. */
-#include "graph/graph.h"
+#include "graph/internal.h"
 
 mtbal_status mtbal_graph_walk(mtbal_graph *graph, mtbal_visit *visit, void *context)
 {
@@ -95,12 +95,10 @@ static mtbal_value *identity_of(mtbal_graph *graph, mtbal_value *to)
 /* An output's name, and what the file says of it, goes over to its successor. */
 static void swap_names(mtbal_value *a, mtbal_value *b)
 {
-    const char *name = a->name;
     void *origin = a->origin;
-    a->name = b->name;
     a->origin = b->origin;
-    b->name = name;
     b->origin = origin;
+    graph_swap_names(a, b);
 }
 
 static mtbal_status replace_outputs(mtbal_graph *graph, const swap *s)

@@ -353,13 +353,10 @@ static mtbal_status follow_call(mtbal_node *node, void *context)
 {
     const caller *from = context;
     checker *c = from->checker;
-    const mtbal_function *f =
-        node->opcode >= 0 ? NULL
-                          : mtbal_function_find(c->model, node->domain, node->op, node->overload);
-    for (int i = 0; f && i < c->model->nfunctions; i++)
-        if (c->model->functions[i] == f)
-            return check_calls_of(c, i, from->depth + 1);
-    return MTBAL_OK;
+    int f = node->opcode >= 0
+                ? -1
+                : mtbal_function_index(c->model, node->domain, node->op, node->overload);
+    return f < 0 ? MTBAL_OK : check_calls_of(c, f, from->depth + 1);
 }
 
 static mtbal_status check_calls_of(checker *c, int index, int depth)

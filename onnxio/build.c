@@ -222,35 +222,16 @@ static mtbal_status build_infos(builder *b, int count, mtbal_value *const *value
  */
 
 typedef struct name_set {
-    const char **names; /* interned */
+    mtbal_map at; /* name -> place in values */
     const mtbal_value **values;
-    size_t mask;
 } name_set;
 
-static bool open_set(builder *b, name_set *s, size_t most)
+static bool enter(builder *b, name_set *s, const mtbal_value *value)
 {
-    size_t capacity = 16;
-    while (capacity < 2 * most)
-        capacity *= 2;
-    s->mask = capacity - 1;
-    s->names = mtbal_arena_array(b->arena, capacity, sizeof *s->names);
-    s->values = mtbal_arena_array(b->arena, capacity, sizeof *s->values);
-    return s->names && s->values;
-}
-
-static size_t slot_of(const name_set *s, const char *name)
-{
-    size_t i = (size_t)(((uint64_t)(uintptr_t)name >> 4) * 0x9E3779B97F4A7C15u >> 24) & s->mask;
-    while (s->names[i] && s->names[i] != name)
-        i = (i + 1) & s->mask;
-    return i;
-}
-
-static void enter(name_set *s, const mtbal_value *value)
-{
-    size_t slot = slot_of(s, value->name);
-    s->names[slot] = value->name;
-    s->values[slot] = value;
+    int place = mtbal_map_get(&s->at, value->name);
+    place = place < 0 ? s->at.count : place;
+    s->values[place] = value;
+    return mtbal_map_set(&s->at, b->arena, value->name, place);
 }
 
 static bool names_now(builder *b, const mtbal_graph *graph, name_set *s)
@@ -258,40 +239,40 @@ static bool names_now(builder *b, const mtbal_graph *graph, name_set *s)
     size_t most = (size_t)graph->ninputs + (size_t)graph->ninitializers;
     for (const mtbal_node *node = graph->first; node; node = node->next)
         most += (size_t)node->nout;
-    if (!open_set(b, s, most))
-        return false;
-    for (int i = 0; i < graph->ninputs; i++)
-        enter(s, graph->inputs[i]);
-    for (int i = 0; i < graph->ninitializers; i++)
-        enter(s, graph->initializers[i]);
-    for (const mtbal_node *node = graph->first; node; node = node->next)
-        for (int i = 0; i < node->nout; i++)
-            if (node->out[i])
-                enter(s, node->out[i]);
-    return true;
+    *s = (name_set){.values = mtbal_arena_array(b->arena, most, sizeof *s->values)};
+    bool ok = s->values != NULL;
+    for (int i = 0; ok && i < graph->ninputs; i++)
+        ok = enter(b, s, graph->inputs[i]);
+    for (int i = 0; ok && i < graph->ninitializers; i++)
+        ok = enter(b, s, graph->initializers[i]);
+    for (const mtbal_node *node = graph->first; ok && node; node = node->next)
+        for (int i = 0; ok && i < node->nout; i++)
+            ok = !node->out[i] || enter(b, s, node->out[i]);
+    return ok;
 }
 
-static bool enter_text(builder *b, name_set *s, const char *text)
+static const mtbal_value *value_now(const name_set *s, const char *name)
+{
+    int i = mtbal_map_get(&s->at, name);
+    return i < 0 ? NULL : s->values[i];
+}
+
+static bool enter_text(builder *b, mtbal_map *names, const char *text)
 {
     const char *name = mtbal_intern(b->model->arena, text ? text : "");
-    if (name)
-        s->names[slot_of(s, name)] = name;
-    return name;
+    return name && mtbal_map_set(names, b->arena, name, 0);
 }
 
-static bool names_then(builder *b, const Onnx__GraphProto *g, name_set *s)
+static bool names_then(builder *b, const Onnx__GraphProto *g, mtbal_map *names)
 {
-    size_t most = g->n_input + g->n_initializer;
-    for (size_t i = 0; i < g->n_node; i++)
-        most += g->node[i]->n_output;
-    bool ok = open_set(b, s, most);
+    bool ok = true;
     for (size_t i = 0; ok && i < g->n_input; i++)
-        ok = enter_text(b, s, g->input[i]->name);
+        ok = enter_text(b, names, g->input[i]->name);
     for (size_t i = 0; ok && i < g->n_initializer; i++)
-        ok = enter_text(b, s, g->initializer[i]->name);
+        ok = enter_text(b, names, g->initializer[i]->name);
     for (size_t i = 0; ok && i < g->n_node; i++)
         for (size_t k = 0; ok && k < g->node[i]->n_output; k++)
-            ok = enter_text(b, s, g->node[i]->output[k]);
+            ok = enter_text(b, names, g->node[i]->output[k]);
     return ok;
 }
 
@@ -302,7 +283,8 @@ static mtbal_status build_value_info(builder *b, const mtbal_graph *graph, Onnx_
     const Onnx__GraphProto *old = graph->origin;
     if (!old || (!old->n_value_info && !old->n_quantization_annotation))
         return MTBAL_OK;
-    name_set now, then;
+    name_set now;
+    mtbal_map then = {0};
     Onnx__ValueInfoProto **infos = mtbal_arena_array(b->arena, old->n_value_info, sizeof *infos);
     Onnx__TensorAnnotation **notes =
         mtbal_arena_array(b->arena, old->n_quantization_annotation, sizeof *notes);
@@ -314,8 +296,8 @@ static mtbal_status build_value_info(builder *b, const mtbal_graph *graph, Onnx_
         const char *name = mtbal_intern(b->model->arena, info->name ? info->name : "");
         if (!name)
             return no_memory(b);
-        const mtbal_value *value = now.values[slot_of(&now, name)];
-        if (!value && then.names[slot_of(&then, name)])
+        const mtbal_value *value = value_now(&now, name);
+        if (!value && mtbal_map_get(&then, name) >= 0)
             continue;
         if (value && value->type.kind != MTBAL_OTHER && !(info = build_info(b, value, info)))
             return b->diag->status;
@@ -327,7 +309,7 @@ static mtbal_status build_value_info(builder *b, const mtbal_graph *graph, Onnx_
             mtbal_intern(b->model->arena, note->tensor_name ? note->tensor_name : "");
         if (!name)
             return no_memory(b);
-        if (now.values[slot_of(&now, name)] || !then.names[slot_of(&then, name)])
+        if (value_now(&now, name) || mtbal_map_get(&then, name) < 0)
             notes[nnotes++] = note;
     }
     compare(b, ninfos, infos, old->n_value_info, old->value_info);

@@ -46,7 +46,6 @@ void mtbal_external_free(mtbal_external *x)
             close(x->files[i].fd);
     }
     mtbal_free(x->files);
-    mtbal_free(x->table);
     mtbal_arena_free(x->arena);
 }
 
@@ -171,32 +170,16 @@ bool mtbal_external_unchanged(const mtbal_external *x, int index)
 
 /* ------------------------------------------------------------------ the table of files */
 
-static size_t slot_of(const mtbal_external *x, const char *location)
-{
-    size_t i = (size_t)(((uintptr_t)location >> 4) * 0x9E3779B97F4A7C15u >> 20);
-    for (;; i++) {
-        int index = x->table[i % x->capacity];
-        if (index < 0 || x->files[index].location == location)
-            return i % x->capacity;
-    }
-}
-
 static mtbal_status grow(mtbal_external *x, mtbal_diag *diag)
 {
-    if ((size_t)x->nfiles * 2 < x->capacity)
+    if (x->nfiles < x->capacity)
         return MTBAL_OK;
-    size_t capacity = x->capacity ? 2 * x->capacity : 16;
-    mtbal_external_file *files = mtbal_realloc(x->files, capacity / 2 * sizeof *files);
-    if (files)
-        x->files = files;
-    int *table = files ? mtbal_realloc(x->table, capacity * sizeof *table) : NULL;
-    if (!table)
+    int capacity = x->capacity ? 2 * x->capacity : 8;
+    mtbal_external_file *files = mtbal_realloc(x->files, (size_t)capacity * sizeof *files);
+    if (!files)
         return mtbal_no_memory(diag);
-    x->table = table;
+    x->files = files;
     x->capacity = capacity;
-    memset(table, 0xff, capacity * sizeof *table);
-    for (int i = 0; i < x->nfiles; i++)
-        table[slot_of(x, files[i].location)] = i;
     return MTBAL_OK;
 }
 
@@ -206,11 +189,10 @@ static mtbal_status find_file(mtbal_external *x, const char *location, int *inde
     const char *name = mtbal_intern(x->arena, location);
     if (!name)
         return mtbal_no_memory(diag);
-    MTBAL_TRY(grow(x, diag));
-    size_t slot = slot_of(x, name);
-    *index = x->table[slot];
+    *index = mtbal_map_get(&x->at, name);
     if (*index >= 0)
         return MTBAL_OK;
+    MTBAL_TRY(grow(x, diag));
     MTBAL_TRY(check_location(name, diag));
     if (!x->folder)
         return mtbal_fail(diag, MTBAL_INVALID, name, "read the model from its file",
@@ -231,8 +213,9 @@ static mtbal_status find_file(mtbal_external *x, const char *location, int *inde
         return mtbal_fail(diag, MTBAL_INVALID, name, "put a copy of the file in its place",
                           "this external data has a second hard link, so it may be a file from "
                           "outside of the model's folder");
+    if (!mtbal_map_set(&x->at, x->arena, name, x->nfiles))
+        return mtbal_no_memory(diag);
     *index = x->nfiles;
-    x->table[slot] = x->nfiles;
     x->files[x->nfiles++] =
         (mtbal_external_file){name, st.st_dev, st.st_ino, (int64_t)st.st_size, -1, NULL};
     return MTBAL_OK;

@@ -20,8 +20,8 @@ struct mtbal_external {
     const char *folder; /* of the model; NULL: read from memory */
     int nfiles;
     mtbal_external_file *files;
-    int *table; /* open addressing by location: index into files, or -1 */
-    size_t capacity;
+    int capacity;
+    mtbal_map at; /* location -> place in files */
 };
 
 /* A descriptor of the file as it was when the model was read; -1 after a diagnostic. To be closed

@@ -10,8 +10,9 @@
 typedef struct scope {
     struct scope *outer;
     mtbal_graph *graph;
-    mtbal_value **table;
-    size_t mask;
+    mtbal_map at;         /* name -> place in values */
+    mtbal_value **values; /* [most] */
+    size_t most;
 } scope;
 
 typedef struct reader {
@@ -42,34 +43,35 @@ static const char *domain_of(const char *text)
 static mtbal_status open_scope(reader *r, scope *s, mtbal_graph *graph, scope *outer,
                                size_t most_names)
 {
-    size_t capacity = 16;
-    while (capacity < 2 * most_names)
-        capacity *= 2;
-    s->outer = outer;
-    s->graph = graph;
-    s->mask = capacity - 1;
-    s->table = mtbal_arena_array(r->scratch, capacity, sizeof *s->table);
-    return s->table ? MTBAL_OK : no_memory(r);
+    *s = (scope){.outer = outer, .graph = graph, .most = most_names + 1};
+    s->values = mtbal_arena_array(r->scratch, s->most, sizeof(mtbal_value *));
+    return s->values ? MTBAL_OK : no_memory(r);
 }
 
-static mtbal_value **slot_of(const scope *s, const char *name)
+static mtbal_value *find(const scope *s, const char *name)
 {
-    size_t i = (size_t)(((uint64_t)(uintptr_t)name >> 4) * 0x9E3779B97F4A7C15u >> 24) & s->mask;
-    while (s->table[i] && s->table[i]->name != name)
-        i = (i + 1) & s->mask;
-    return &s->table[i];
+    int i = mtbal_map_get(&s->at, name);
+    return i < 0 ? NULL : s->values[i];
+}
+
+static mtbal_value *add(reader *r, scope *s, const char *name)
+{
+    mtbal_value *value = (size_t)s->at.count < s->most ? mtbal_value_new(s->graph, name) : NULL;
+    if (!value || !mtbal_map_set(&s->at, r->scratch, name, s->at.count))
+        return NULL;
+    return s->values[s->at.count - 1] = value;
 }
 
 /* The value of that name in the scope itself; a new one when it has none. */
 static mtbal_value *declare(reader *r, scope *s, const char *text)
 {
     const char *name = name_of(r, text);
-    mtbal_value **slot = name ? slot_of(s, name) : NULL;
-    if (slot && !*slot)
-        *slot = mtbal_value_new(s->graph, name);
-    if (!slot || !*slot)
+    mtbal_value *value = name ? find(s, name) : NULL;
+    if (name && !value)
+        value = add(r, s, name);
+    if (!value)
         no_memory(r);
-    return slot ? *slot : NULL;
+    return value;
 }
 
 /* The value that the name means inside the scope. One that nobody defines becomes a value of this
@@ -78,9 +80,9 @@ static mtbal_value *resolve(reader *r, scope *s, const char *text)
 {
     const char *name = name_of(r, text);
     for (scope *at = s; name && at; at = at->outer) {
-        mtbal_value **slot = slot_of(at, name);
-        if (*slot)
-            return *slot;
+        mtbal_value *value = find(at, name);
+        if (value)
+            return value;
     }
     return declare(r, s, text);
 }
@@ -161,7 +163,7 @@ static mtbal_status read_value_info(reader *r, scope *s, const Onnx__GraphProto 
         const char *name = name_of(r, g->value_info[i]->name);
         if (!name)
             return no_memory(r);
-        mtbal_value *value = *slot_of(s, name);
+        mtbal_value *value = find(s, name);
         if (value && !value->origin)
             MTBAL_TRY(read_type(r, value, g->value_info[i]));
     }
@@ -523,13 +525,11 @@ static mtbal_status read_function(reader *r, Onnx__FunctionProto *p, mtbal_funct
 
 static mtbal_status read_functions(reader *r, Onnx__ModelProto *p)
 {
-    mtbal_model *m = r->model;
-    m->functions = mtbal_arena_array(m->arena, p->n_functions, sizeof *m->functions);
-    if (!m->functions)
-        return no_memory(r);
     for (size_t i = 0; i < p->n_functions; i++) {
-        MTBAL_TRY(read_function(r, p->functions[i], &m->functions[i]));
-        m->nfunctions++;
+        mtbal_function *f;
+        MTBAL_TRY(read_function(r, p->functions[i], &f));
+        if (mtbal_function_add(r->model, f) != MTBAL_OK)
+            return no_memory(r);
     }
     return MTBAL_OK;
 }

@@ -22,11 +22,6 @@ typedef struct patch {
     Onnx__TensorProto *tensor, before;
 } patch;
 
-typedef struct moved { /* a range, and where it lies now */
-    mtbal_range from;
-    int64_t to;
-} moved;
-
 struct mtbal_relocation {
     mtbal_arena *arena;
     mtbal_external *external;
@@ -38,8 +33,9 @@ struct mtbal_relocation {
     char *backup;            /* a second name of the file that target replaced */
     bool committed, fresh;   /* has it its name; was there no file of that name before */
     patch *patches;
-    moved *table; /* open addressing; from.length -1: free */
-    size_t nmoved, capacity;
+    mtbal_map moved; /* a range, its numbers interned -> place in `to` */
+    int64_t *to;     /* where it lies now */
+    int capacity;
     unsigned char *buffer;
     mtbal_diag *diag;
 };
@@ -104,34 +100,27 @@ static mtbal_status copy_range(mtbal_relocation *r, const mtbal_range *range)
 /* ------------------------------------------------------------------ ranges that are there already
  */
 
-static moved *moved_slot(moved *table, size_t capacity, const mtbal_range *range)
+static const void *key_of(const mtbal_relocation *r, const mtbal_range *range)
 {
-    uint64_t h = (uint64_t)range->offset * 0x9E3779B97F4A7C15u;
-    h = (h ^ (uint64_t)range->length ^ ((uint64_t)range->file << 40)) * 0x9E3779B97F4A7C15u;
-    size_t i = (size_t)(h >> 20) & (capacity - 1);
-    while (table[i].from.length >= 0 &&
-           (table[i].from.file != range->file || table[i].from.offset != range->offset ||
-            table[i].from.length != range->length))
-        i = (i + 1) & (capacity - 1);
-    return &table[i];
+    const int64_t numbers[] = {range->file, range->offset, range->length};
+    return mtbal_intern_n(r->arena, (const char *)numbers, sizeof numbers);
 }
 
-static moved *find_moved(mtbal_relocation *r, const mtbal_range *range)
+static bool add_moved(mtbal_relocation *r, const void *key, int64_t to)
 {
-    if (2 * r->nmoved >= r->capacity) {
-        size_t capacity = r->capacity ? 2 * r->capacity : 64;
-        moved *table = mtbal_arena_array(r->arena, capacity, sizeof *table);
-        for (size_t i = 0; table && i < capacity; i++)
-            table[i].from.length = -1;
-        for (size_t i = 0; table && i < r->capacity; i++)
-            if (r->table[i].from.length >= 0)
-                *moved_slot(table, capacity, &r->table[i].from) = r->table[i];
-        if (!table)
-            return NULL;
-        r->table = table;
+    int n = r->moved.count;
+    if (n == r->capacity) {
+        int capacity = n ? 2 * n : 64;
+        int64_t *bigger = mtbal_arena_array(r->arena, (size_t)capacity, sizeof *bigger);
+        if (!bigger)
+            return false;
+        if (n)
+            memcpy(bigger, r->to, (size_t)n * sizeof *bigger);
+        r->to = bigger;
         r->capacity = capacity;
     }
-    return moved_slot(r->table, r->capacity, range);
+    r->to[n] = to;
+    return mtbal_map_set(&r->moved, r->arena, key, n);
 }
 
 /* ------------------------------------------------------------------ pointing tensors there */
@@ -183,16 +172,18 @@ static mtbal_status move_tensor(Onnx__TensorProto *t, void *context)
     MTBAL_TRY(mtbal_external_range(r->external, t, &range, r->diag));
     if (!r->moves[range.file])
         return MTBAL_OK;
-    moved *m = find_moved(r, &range);
-    if (!m)
+    const void *key = key_of(r, &range);
+    if (!key)
         return mtbal_no_memory(r->diag);
-    if (m->from.length < 0) {
+    int at = mtbal_map_get(&r->moved, key);
+    if (at < 0) {
         MTBAL_TRY(put_zeros(r, range.length >= PAGE ? PAGE : CACHE_LINE));
-        *m = (moved){range, r->size};
-        r->nmoved++;
+        at = r->moved.count;
+        if (!add_moved(r, key, r->size))
+            return mtbal_no_memory(r->diag);
         MTBAL_TRY(copy_range(r, &range));
     }
-    return point(r, t, m->to, range.length);
+    return point(r, t, r->to[at], range.length);
 }
 
 static mtbal_status move_big(mtbal_relocation *r, Onnx__TensorProto *t)

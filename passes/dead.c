@@ -56,16 +56,13 @@ typedef struct callers {
 static mtbal_status mark_function(mtbal_node *node, void *context)
 {
     callers *s = context;
-    const mtbal_function *f =
-        node->opcode >= 0 && !*node->domain
-            ? NULL
-            : mtbal_function_find(s->model, node->domain, node->op, node->overload);
-    for (int i = 0; f && i < s->model->nfunctions; i++)
-        if (s->model->functions[i] == f && !s->called[i]) {
-            s->called[i] = true;
-            return mtbal_graph_walk(f->body, mark_function, s);
-        }
-    return MTBAL_OK;
+    int f = node->opcode >= 0 && !*node->domain
+                ? -1
+                : mtbal_function_index(s->model, node->domain, node->op, node->overload);
+    if (f < 0 || s->called[f])
+        return MTBAL_OK;
+    s->called[f] = true;
+    return mtbal_graph_walk(s->model->functions[f]->body, mark_function, s);
 }
 
 static bool drop_functions(mtbal_model *model, mtbal_arena *scratch)
@@ -77,12 +74,7 @@ static bool drop_functions(mtbal_model *model, mtbal_arena *scratch)
     for (int i = 0; i < model->ntrainings; i++)
         if (model->trainings[i]->algorithm)
             mtbal_graph_walk(model->trainings[i]->algorithm, mark_function, &s);
-    int kept = 0;
-    for (int i = 0; i < model->nfunctions; i++)
-        if (s.called[i])
-            model->functions[kept++] = model->functions[i];
-    model->nfunctions = kept;
-    return true;
+    return mtbal_functions_keep(model, s.called) == MTBAL_OK;
 }
 
 mtbal_status mtbal_remove_dead(mtbal_model *model, mtbal_diag *diag)

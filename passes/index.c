@@ -1,54 +1,55 @@
-/* passes/index.c: values by name. Names are interned, so they are sorted, and found, by their
- * addresses. */
+/* passes/index.c: values by name. */
 #include "passes/internal.h"
 
-#include <stdlib.h>
-
-static int by_address(const void *a, const void *b)
+/* Where two have a name, the first counts. */
+static mtbal_status enter(mtbal_index *index, mtbal_arena *arena, mtbal_value *value,
+                          mtbal_diag *diag)
 {
-    uintptr_t x = (uintptr_t)(*(mtbal_value *const *)a)->name;
-    uintptr_t y = (uintptr_t)(*(mtbal_value *const *)b)->name;
-    return (x > y) - (x < y);
+    if (mtbal_map_get(&index->at, value->name) >= 0)
+        return MTBAL_OK;
+    index->values[index->count] = value;
+    return mtbal_map_set(&index->at, arena, value->name, index->count++) ? MTBAL_OK
+                                                                         : mtbal_no_memory(diag);
+}
+
+static mtbal_status enter_all(mtbal_index *index, mtbal_arena *arena, int count,
+                              mtbal_value *const *values, mtbal_diag *diag)
+{
+    for (int i = 0; i < count; i++)
+        if (values[i])
+            MTBAL_TRY(enter(index, arena, values[i], diag));
+    return MTBAL_OK;
+}
+
+static mtbal_status make_room(mtbal_index *index, mtbal_arena *arena, size_t most, mtbal_diag *diag)
+{
+    *index = (mtbal_index){.values = mtbal_arena_array(arena, most, sizeof *index->values)};
+    return index->values ? MTBAL_OK : mtbal_no_memory(diag);
 }
 
 mtbal_status mtbal_index_values(mtbal_index *index, mtbal_arena *arena, int count,
                                 mtbal_value *const *values, mtbal_diag *diag)
 {
-    index->count = count;
-    index->values = mtbal_arena_copy(arena, values, (size_t)count * sizeof *values);
-    if (!index->values)
-        return mtbal_no_memory(diag);
-    qsort(index->values, (size_t)count, sizeof *index->values, by_address);
-    return MTBAL_OK;
+    MTBAL_TRY(make_room(index, arena, (size_t)count, diag));
+    return enter_all(index, arena, count, values, diag);
 }
 
 mtbal_status mtbal_index_graph(mtbal_index *index, mtbal_arena *arena, const mtbal_graph *graph,
                                mtbal_diag *diag)
 {
-    size_t most = (size_t)(graph->ninputs + graph->ninitializers);
-    int n = 0;
+    size_t most = (size_t)graph->ninputs + (size_t)graph->ninitializers;
     for (const mtbal_node *node = graph->first; node; node = node->next)
         most += (size_t)node->nout;
-    mtbal_value **all = mtbal_arena_array(arena, most, sizeof *all);
-    if (!all)
-        return mtbal_no_memory(diag);
-    for (int i = 0; i < graph->ninputs; i++)
-        all[n++] = graph->inputs[i];
-    for (int i = 0; i < graph->ninitializers; i++)
-        all[n++] = graph->initializers[i];
+    MTBAL_TRY(make_room(index, arena, most, diag));
+    MTBAL_TRY(enter_all(index, arena, graph->ninputs, graph->inputs, diag));
+    MTBAL_TRY(enter_all(index, arena, graph->ninitializers, graph->initializers, diag));
     for (const mtbal_node *node = graph->first; node; node = node->next)
-        for (int i = 0; i < node->nout; i++)
-            if (node->out[i])
-                all[n++] = node->out[i];
-    return mtbal_index_values(index, arena, n, all, diag);
+        MTBAL_TRY(enter_all(index, arena, node->nout, node->out, diag));
+    return MTBAL_OK;
 }
 
 mtbal_value *mtbal_index_find(const mtbal_index *index, const char *name)
 {
-    mtbal_value key = {.name = name}, *at = &key;
-    if (index->count == 0)
-        return NULL;
-    mtbal_value **found =
-        bsearch(&at, index->values, (size_t)index->count, sizeof *index->values, by_address);
-    return found ? *found : NULL;
+    int i = mtbal_map_get(&index->at, name);
+    return i < 0 ? NULL : index->values[i];
 }

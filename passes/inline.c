@@ -18,13 +18,9 @@ typedef struct inliner {
 
 static int function_index(const inliner *s, const mtbal_node *node)
 {
-    const mtbal_function *f = mtbal_function_find(s->model, node->domain, node->op, node->overload);
-    if (!f || (s->keep_mtbal && !strcmp(node->domain, "mtbal")))
+    if (s->keep_mtbal && !strcmp(node->domain, "mtbal"))
         return -1;
-    int i = 0;
-    while (s->model->functions[i] != f)
-        i++;
-    return i;
+    return mtbal_function_index(s->model, node->domain, node->op, node->overload);
 }
 
 /* ------------------------------------------------------------------ attributes */
@@ -224,10 +220,10 @@ mtbal_status mtbal_inline_functions(mtbal_model *model, bool keep_mtbal, mtbal_d
     mtbal_free(s.map);
     if (status != MTBAL_OK)
         return status;
-    int kept = 0;
+    bool *keep = mtbal_arena_alloc(model->arena, (size_t)model->nfunctions);
+    if (!keep)
+        return mtbal_no_memory(diag);
     for (int i = 0; i < model->nfunctions; i++)
-        if (keep_mtbal && !strcmp(model->functions[i]->domain, "mtbal"))
-            model->functions[kept++] = model->functions[i];
-    model->nfunctions = kept;
-    return MTBAL_OK;
+        keep[i] = keep_mtbal && !strcmp(model->functions[i]->domain, "mtbal");
+    return mtbal_functions_keep(model, keep) == MTBAL_OK ? MTBAL_OK : mtbal_no_memory(diag);
 }

@@ -104,6 +104,7 @@ mtbal_status mtbal_settle_sequence(mtbal_node *node, mtbal_diag *diag);
 typedef struct mtbal_index {
     int count;
     mtbal_value **values;
+    mtbal_map at; /* name -> place in values */
 } mtbal_index;
 mtbal_status mtbal_index_values(mtbal_index *index, mtbal_arena *arena, int count,
                                 mtbal_value *const *values, mtbal_diag *diag);

@@ -104,16 +104,14 @@ static mtbal_status read_bindings(joiner *j, const mtbal_training *t)
 /* Two initializers of one name, of two algorithms, would be one variable. */
 static mtbal_status check_names(const joiner *j)
 {
-    mtbal_index t;
-    mtbal_value **states = mtbal_arena_array(j->model->arena, (size_t)j->nupdates, sizeof *states);
-    if (!states)
-        return mtbal_no_memory(j->diag);
-    for (int i = 0; i < j->nupdates; i++)
-        states[i] = j->updates[i].state;
-    MTBAL_TRY(index_values(j, &t, j->nupdates, states));
-    for (int i = 1; i < t.count; i++)
-        if (t.values[i]->name == t.values[i - 1]->name)
-            return invalid(j, "%s: %s is bound twice", "update_binding", t.values[i]->name);
+    mtbal_map bound = {0};
+    for (int i = 0; i < j->nupdates; i++) {
+        const char *name = j->updates[i].state->name;
+        if (mtbal_map_get(&bound, name) >= 0)
+            return invalid(j, "%s: %s is bound twice", "update_binding", name);
+        if (!mtbal_map_set(&bound, j->model->arena, name, i))
+            return mtbal_no_memory(j->diag);
+    }
     return MTBAL_OK;
 }
 
@@ -195,9 +193,11 @@ typedef struct renaming {
 
 static mtbal_status rename_taken(const renaming *r, mtbal_value *v)
 {
-    if (mtbal_index_find(&r->taken, v->name))
-        v->name = mtbal_fresh_name(r->j->model, v->name);
-    return v->name ? MTBAL_OK : mtbal_no_memory(r->j->diag);
+    const char *name;
+    if (!mtbal_index_find(&r->taken, v->name))
+        return MTBAL_OK;
+    name = mtbal_fresh_name(r->j->model, v->name);
+    return name && mtbal_value_rename(v, name) == MTBAL_OK ? MTBAL_OK : mtbal_no_memory(r->j->diag);
 }
 
 static mtbal_status rename_outputs(mtbal_node *node, void *context)
