@@ -281,36 +281,6 @@ static void list_passes(mtbal_arena *arena)
     cli_table_print(stdout, &table);
 }
 
-/* Operators that are taken apart before rules and kernels are asked for. NULL: as the op list says.
- */
-static const struct taken_apart {
-    const char *op, *gradient, *runtime;
-} taken_apart[] = {
-    {"ConcatFromSequence", "of known length", "of known length"},
-    {"If", "yes", NULL},
-    {"Loop", "of known count", NULL},
-    {"NonZero", NULL, "of a mask"},
-    {"Optional", NULL, "of known content"},
-    {"OptionalGetElement", NULL, "of known content"},
-    {"OptionalHasElement", NULL, "of known content"},
-    {"SequenceAt", "of known length", "of known length"},
-    {"SequenceConstruct", "of known length", "of known length"},
-    {"SequenceEmpty", "of known length", "of known length"},
-    {"SequenceErase", NULL, "of known length"},
-    {"SequenceInsert", "of known length", "of known length"},
-    {"SequenceLength", "zero", "of known length"},
-    {"SequenceMap", NULL, "of known length"},
-    {"SplitToSequence", "of known length", "of known length"},
-};
-
-static struct taken_apart taken_apart_as(const char *op)
-{
-    for (size_t i = 0; i < sizeof taken_apart / sizeof *taken_apart; i++)
-        if (!strcmp(taken_apart[i].op, op))
-            return taken_apart[i];
-    return (struct taken_apart){op, NULL, NULL};
-}
-
 /* The operator page: docs/operators.md is this output, and a test compares them. */
 static void list_operators(void)
 {
@@ -321,16 +291,9 @@ static void list_operators(void)
         "column says. Sequences of known length become their elements, a Loop of known count its "
         "body, so many times;\nwhat a mask selects stays beside the mask.\n\n"
         "| operator | gradient | runtime |\n|---|---|---|\n");
-    for (int i = 0; i < MTBAL_NOPS; i++) {
-        bool stop = false, rule = mtbal_gradient_rule(i, &stop) != NULL;
-        struct taken_apart as = taken_apart_as(mtbal_ops[i].name);
-        const char *gradient = rule ? "yes" : stop ? "zero" : "no";
+    for (int i = 0; i < MTBAL_NOPS; i++)
         if (!*mtbal_ops[i].domain)
-            printf("| %s | %s | %s |\n", mtbal_ops[i].name, as.gradient ? as.gradient : gradient,
-                   as.runtime        ? as.runtime
-                   : mtbal_lowers(i) ? "yes"
-                                     : "no");
-    }
+            printf("| %s | %s | %s |\n", mtbal_ops[i].name, mtbal_gradient_how(i), mtbal_lowers(i));
 }
 
 static mtbal_status work(const char *const *operands, mtbal_arena *arena, mtbal_diag *diag)

@@ -67,7 +67,7 @@ static mtbal_value *stashed(const compound *c)
 }
 
 /* (x - mean) / (sqrt(E[x^2] - mean^2) + 1e-9) */
-static const char *mean_variance_normalization(compound *c)
+BODY(mean_variance_normalization)
 {
     static const int64_t usual[] = {0, 2, 3};
     mtbal_builder *b = c->b;
@@ -86,7 +86,7 @@ static const char *mean_variance_normalization(compound *c)
 }
 
 /* x / sqrt(mean(x^2) + epsilon) * scale, over the axes from `axis` on */
-static const char *rms_normalization(compound *c)
+BODY(rms_normalization)
 {
     mtbal_builder *b = c->b;
     mtbal_value *x = c->x[0], *scale = c->x[1];
@@ -106,7 +106,7 @@ static const char *rms_normalization(compound *c)
 
 /* Groups of channels are normalised together; scale and bias are per channel since opset 21, per
  * group before. */
-static const char *group_normalization(compound *c)
+BODY(group_normalization)
 {
     mtbal_builder *b = c->b;
     mtbal_value *x = c->x[0], *scale = c->x[1], *bias = c->x[2];
@@ -134,7 +134,7 @@ static const char *group_normalization(compound *c)
 
 /* x / (bias + alpha/size * the sum of x^2 over size channels around)^beta: the mean over a window
  * of channels, (N, C, ..) seen as a picture (N, 1, C, rest). */
-static const char *lrn(compound *c)
+BODY(lrn)
 {
     mtbal_builder *b = c->b;
     mtbal_value *x = c->x[0];
@@ -172,7 +172,7 @@ static mtbal_value *root(mtbal_builder *b, mtbal_value *s, int64_t p)
                  p == 2 ? UNARY("Sqrt", safe) : OP2("Pow", safe, LIKE(s, 1 / (double)p)));
 }
 
-static const char *lp_pool(compound *c)
+BODY(lp_pool)
 {
     mtbal_builder *b = c->b;
     int64_t p = mtbal_attr_i(c->node, "p", 2);
@@ -204,7 +204,7 @@ static const char *lp_pool(compound *c)
     return NULL;
 }
 
-static const char *global_lp_pool(compound *c)
+BODY(global_lp_pool)
 {
     mtbal_builder *b = c->b;
     int64_t p = mtbal_attr_i(c->node, "p", 2), axes[MAX_RANK];
@@ -218,7 +218,7 @@ static const char *global_lp_pool(compound *c)
 }
 
 /* x written at flat positions of zeros (N, C, ..). */
-static const char *max_unpool(compound *c)
+BODY(max_unpool)
 {
     mtbal_builder *b = c->b;
     mtbal_value *x = c->x[0];
@@ -250,7 +250,7 @@ static const char *max_unpool(compound *c)
 
 /* ------------------------------------------------------------------ others */
 
-static const char *swi_glu(compound *c)
+BODY(swi_glu)
 {
     mtbal_builder *b = c->b;
     mtbal_value *x = c->x[0], *a = LIKE(x, mtbal_attr_f(c->node, "alpha", 1));
@@ -258,41 +258,53 @@ static const char *swi_glu(compound *c)
     return NULL;
 }
 
-/* A product of matrices: theta (N, k, k+1) times the homogeneous positions, which the same operator
- * gives for the identity. */
-static const char *affine_grid(compound *c)
+/* Where the samples along an axis stand in [-1, 1], in a tensor of k axes: their centres, or from
+ * corner to corner. */
+static mtbal_value *grid_positions(compound *c, mtbal_value *size, int axis, int k)
 {
     mtbal_builder *b = c->b;
-    mtbal_value *theta = c->x[0];
+    mtbal_dtype dtype = c->x[0]->type.dtype == MTBAL_DOUBLE ? MTBAL_DOUBLE : MTBAL_FLOAT;
+    int64_t first = axis, zero = 0, along[3] = {1, 1, 1};
+    bool align = mtbal_attr_i(c->node, "align_corners", 0);
+    along[axis] = -1;
+    mtbal_value *n = compound_slice(b, size, 0, first, first + 1);
+    mtbal_value *count = mtbal_emit(b, "Squeeze", n, mtbal_const_i64s(b, 1, &zero));
+    mtbal_value *i = mtbal_emit_cast(
+        b, mtbal_emit(b, "Range", mtbal_const_i64(b, 0), count, mtbal_const_i64(b, 1)), dtype);
+    mtbal_value *steps =
+        align ? OP2("Max", SUB(n, mtbal_const_i64(b, 1)), mtbal_const_i64(b, 1)) : n;
+    mtbal_value *twice = align ? ADD(i, i) : ADD(ADD(i, i), LIKE(i, 1));
+    mtbal_value *at = SUB(DIV(twice, mtbal_emit_cast(b, steps, dtype)), LIKE(i, 1));
+    return mtbal_emit(b, "Expand", compound_reshape(b, at, k, along), size);
+}
+
+/* The homogeneous positions (points, k+1), x first, times the transpose of theta (N, k, k+1). */
+BODY(affine_grid)
+{
+    mtbal_builder *b = c->b;
+    mtbal_value *theta = c->x[0], *parts[4];
     int64_t k = theta->type.rank == 3 ? theta->type.dims[1].size : -1;
-    const int64_t one = 1, end = 8, zero = 0;
+    const int64_t end = 8, last = k, rows[2] = {-1, k + 1};
     if (k != 2 && k != 3)
         return "a theta of unknown shape";
-    const int64_t dims[3] = {1, k, k + 1}, rows[2] = {-1, k};
-    mtbal_tensor *eye = mtbal_tensor_new(b->graph->model, theta->type.dtype, 3, dims, NULL);
-    for (int64_t i = 0; eye && i < k; i++)
-        mtbal_tensor_set_f64(eye, i * (k + 1) + i, 1);
-    mtbal_value *space = compound_slice(b, c->x[1], 0, 2, end);
-    mtbal_value *heads[3] = {mtbal_const_i64s(b, 1, &one), mtbal_const_i64s(b, 1, &one), space};
-    mtbal_value *in[2] = {mtbal_const_tensor(b, eye), compound_concat(b, 3, heads, 0)};
-    mtbal_value *places =
-        compound_reshape(b,
-                         mtbal_emit_attrs(b, "AffineGrid", 2, in, "align_corners=i",
-                                          mtbal_attr_i(c->node, "align_corners", 0)),
-                         2, rows);
-    mtbal_value *unit = mtbal_emit_fill_like(b, compound_slice(b, places, 1, 0, 1), 1);
-    mtbal_value *homogeneous = compound_concat(b, 2, (mtbal_value *[]){places, unit}, 1);
-    mtbal_value *grid = mtbal_emit(b, "MatMul", homogeneous,
+    mtbal_value *size = compound_slice(b, c->x[1], 0, 2, end);
+    for (int d = 0; d < k; d++)
+        parts[k - 1 - d] = grid_positions(c, size, d, (int)k);
+    parts[k] = mtbal_emit_fill_like(b, parts[0], 1);
+    for (int d = 0; d <= k; d++)
+        parts[d] = mtbal_emit(b, "Unsqueeze", parts[d], mtbal_const_i64s(b, 1, &last));
+    mtbal_value *positions =
+        compound_reshape(b, compound_concat(b, (int)k + 1, parts, last), 2, rows);
+    mtbal_value *grid = mtbal_emit(b, "MatMul", mtbal_emit_cast(b, positions, theta->type.dtype),
                                    mtbal_emit_transpose(b, theta, 3, (int64_t[]){0, 2, 1}));
-    mtbal_value *shape[3] = {compound_slice(b, c->x[1], 0, zero, 1), space,
-                             mtbal_const_i64s(b, 1, &k)};
+    mtbal_value *shape[3] = {compound_slice(b, c->x[1], 0, 0, 1), size, mtbal_const_i64s(b, 1, &k)};
     c->y[0] = mtbal_emit_reshape(b, grid, compound_concat(b, 3, shape, 0));
     return NULL;
 }
 
 /* The product over what comes before, itself or not: each product of its own over all elements of
  * which those that do not count are 1. */
-static const char *cum_prod(compound *c)
+BODY(cum_prod)
 {
     mtbal_builder *b = c->b;
     mtbal_value *x = c->x[0];
@@ -325,7 +337,7 @@ static const char *cum_prod(compound *c)
 }
 
 /* Updates (B, .., L, ..) written into the cache (B, .., S, ..) from a place of each sequence on. */
-static const char *tensor_scatter(compound *c)
+BODY(tensor_scatter)
 {
     mtbal_builder *b = c->b;
     mtbal_value *cache = c->x[0], *update = c->x[1], *from = c->x[2];
@@ -354,7 +366,7 @@ static const char *tensor_scatter(compound *c)
 }
 
 /* Nearest takes the sample to the left; linear samples at i / scale. */
-static const char *upsample(compound *c)
+BODY(upsample)
 {
     mtbal_builder *b = c->b;
     const mtbal_attr *listed = mtbal_attr_find(c->node, "scales");
@@ -374,44 +386,26 @@ static const char *upsample(compound *c)
 
 /* ------------------------------------------------------------------ the table */
 
-static const struct {
-    const char *op;
-    compound_fn *write;
-} table[] = {
-    {"AffineGrid", affine_grid},
-    {"Attention", mtbal_compound_attention},
-    {"BlackmanWindow", mtbal_compound_blackman_window},
-    {"Col2Im", mtbal_compound_col2im},
-    {"CumProd", cum_prod},
-    {"DFT", mtbal_compound_dft},
-    {"DeformConv", mtbal_compound_deform_conv},
-    {"GlobalLpPool", global_lp_pool},
-    {"GridSample", mtbal_compound_grid_sample},
-    {"GroupNormalization", group_normalization},
-    {"HammingWindow", mtbal_compound_hamming_window},
-    {"HannWindow", mtbal_compound_hann_window},
-    {"LRN", lrn},
-    {"LpPool", lp_pool},
-    {"MaxUnpool", max_unpool},
-    {"MeanVarianceNormalization", mean_variance_normalization},
-    {"RMSNormalization", rms_normalization},
-    {"RoiAlign", mtbal_compound_roi_align},
-    {"RotaryEmbedding", mtbal_compound_rotary_embedding},
-    {"STFT", mtbal_compound_stft},
-    {"SwiGLU", swi_glu},
-    {"TensorScatter", tensor_scatter},
-    {"Upsample", upsample},
+#define BODY_decomposed(id)                                ~, mtbal_body_##id
+#define DECLARE_decomposed(id)                             ~, compound_fn mtbal_body_##id;
+#define OP(id, name, domain, shape, gradient, kernel, ...) MTBAL_PICK(DECLARE_##kernel(id), )
+#include "graph/ops.def"
+#undef OP
+
+static compound_fn *const bodies[MTBAL_NOPS] = {
+#define OP(id, name, domain, shape, gradient, kernel, ...) MTBAL_PICK(BODY_##kernel(id), NULL),
+#include "graph/ops.def"
+#undef OP
 };
 
-const char *mtbal_write_out(mtbal_builder *b, const mtbal_node *node, mtbal_value **y)
+const char *mtbal_decompose(mtbal_builder *b, const mtbal_node *node, mtbal_value **y)
 {
     compound c = {.b = b, .node = node, .y = y};
+    if (node->opcode < 0 || !bodies[node->opcode])
+        return "it is not decomposed into other operators";
     if (graph_check_operands(node, false, NULL) != MTBAL_OK)
         return "operands are missing";
     for (int i = 0; i < node->nin && i < 8; i++)
         c.x[i] = node->in[i];
-    for (size_t i = 0; i < sizeof table / sizeof *table; i++)
-        if (mtbal_node_is_named(node, table[i].op))
-            return table[i].write(&c);
-    return "it is not written out in other operators";
+    return bodies[node->opcode](&c);
 }

@@ -12,6 +12,8 @@ typedef struct compound {
 } compound;
 /* Sets y. Returns NULL, or why this form of the operator cannot be written out. */
 typedef const char *compound_fn(compound *c);
+/* The body of an operator whose kernel column says `decomposed`. */
+#define BODY(id) const char *mtbal_body_##id(compound *c)
 
 /* Formulas read as formulas: b is the builder. */
 #define ADD(p, q)       mtbal_emit(b, "Add", (p), (q))
@@ -37,10 +39,5 @@ mtbal_value *compound_slice(mtbal_builder *b, mtbal_value *x, int64_t axis, int6
 bool compound_sane(const int64_t *values, int n, int64_t least);
 /* Integers of an operand that is a constant: their count, or -1. */
 int compound_ints(const mtbal_value *x, int64_t *values, int limit);
-
-compound_fn mtbal_compound_attention, mtbal_compound_rotary_embedding, mtbal_compound_col2im,
-    mtbal_compound_grid_sample, mtbal_compound_deform_conv, mtbal_compound_roi_align,
-    mtbal_compound_dft, mtbal_compound_stft, mtbal_compound_hann_window,
-    mtbal_compound_hamming_window, mtbal_compound_blackman_window;
 
 #endif

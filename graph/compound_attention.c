@@ -156,7 +156,7 @@ static mtbal_value *weigh(const attention *a, mtbal_value *scores)
     return blind ? WHERE(blind, LIKE(p, 0), p) : p;
 }
 
-const char *mtbal_compound_attention(compound *c)
+BODY(attention)
 {
     mtbal_builder *b = c->b;
     attention a = {.c = c, .b = b};
@@ -224,7 +224,7 @@ static mtbal_value *angles(mtbal_builder *b, mtbal_value *cache, mtbal_value *po
     return mtbal_emit(b, "Unsqueeze", at, mtbal_const_i64s(b, 1, &two));
 }
 
-const char *mtbal_compound_rotary_embedding(compound *c)
+BODY(rotary_embedding)
 {
     mtbal_builder *b = c->b;
     mtbal_value *x = c->x[0], *x1, *x2;

@@ -53,7 +53,7 @@ static mtbal_value *axis_matrix(const region *r, int axis, int64_t bins)
 
 /* x (N, C, H, W), rois (R, 4), the picture of each (R) -> (R, C, height, width): rows, then columns
  * are interpolated, each by a matrix. */
-const char *mtbal_compound_roi_align(compound *c)
+BODY(roi_align)
 {
     mtbal_builder *b = c->b;
     const char *frame =

@@ -17,7 +17,7 @@ static void list(const mtbal_node *node, const char *name, int n, int64_t otherw
 
 /* Each block is put where it was taken: a transposed convolution of its columns (N C, block, L..)
  * with the unit matrix as kernel. */
-const char *mtbal_compound_col2im(compound *c)
+BODY(col2_im)
 {
     mtbal_builder *b = c->b;
     mtbal_value *x = c->x[0];
@@ -202,7 +202,7 @@ static mtbal_value *counted(const sampling *s, mtbal_value *g, mtbal_value *size
 }
 
 /* x (N, C, S..), grid (N, O.., n): positions, x's last axis first -> (N, C, O..) */
-const char *mtbal_compound_grid_sample(compound *c)
+BODY(grid_sample)
 {
     mtbal_builder *b = c->b;
     mtbal_value *x = c->x[0], *grid = c->x[1];
@@ -291,7 +291,7 @@ static mtbal_value *regular_places(const compound *c, const deform *d, int axis)
                            c->x[0]->type.dtype);
 }
 
-const char *mtbal_compound_deform_conv(compound *c)
+BODY(deform_conv)
 {
     mtbal_builder *b = c->b;
     deform d;

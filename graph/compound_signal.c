@@ -67,7 +67,7 @@ static int64_t known_int(const mtbal_value *x, int64_t otherwise)
 }
 
 /* The axis is an attribute before opset 20 and an operand since. */
-const char *mtbal_compound_dft(compound *c)
+BODY(dft)
 {
     mtbal_builder *b = c->b;
     mtbal_value *x = c->x[0];
@@ -102,7 +102,7 @@ const char *mtbal_compound_dft(compound *c)
 }
 
 /* (B, length, parts) -> (B, frames, frequencies, 2) */
-const char *mtbal_compound_stft(compound *c)
+BODY(stft)
 {
     mtbal_builder *b = c->b;
     mtbal_value *x = c->x[0], *window = c->x[2];
@@ -160,17 +160,17 @@ static const char *cosine_window(compound *c, double first, double second, doubl
     return NULL;
 }
 
-const char *mtbal_compound_hann_window(compound *c)
+BODY(hann_window)
 {
     return cosine_window(c, 0.5, 0.5, 0);
 }
 
-const char *mtbal_compound_hamming_window(compound *c)
+BODY(hamming_window)
 {
     return cosine_window(c, 25.0 / 46, 21.0 / 46, 0);
 }
 
-const char *mtbal_compound_blackman_window(compound *c)
+BODY(blackman_window)
 {
     return cosine_window(c, 0.42, 0.5, 0.08);
 }

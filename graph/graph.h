@@ -536,7 +536,7 @@ mtbal_status mtbal_builder_function(mtbal_builder *b, const char *text);
 
 /* Emits what the node computes in simpler operators; y [nout], NULL before: its results (NULL: an
  * output that is not given). Returns NULL, or why it cannot, after which `y` says nothing. */
-const char *mtbal_write_out(mtbal_builder *b, const mtbal_node *node, mtbal_value **y);
+const char *mtbal_decompose(mtbal_builder *b, const mtbal_node *node, mtbal_value **y);
 
 /* ------------------------------------------------------------------ infer.c, ops/: shape inference
  */
@@ -598,6 +598,11 @@ mtbal_status mtbal_verify(mtbal_model *model, mtbal_diag *diag);
 
 /* ------------------------------------------------------------------ ops.h: the op list, one row an
  * op */
+
+/* For columns of several forms: y, where `form` is a macro that gives `~, y`; else `otherwise`. */
+#define MTBAL_PICK(form, ...)             MTBAL_SECOND(form, __VA_ARGS__, )
+#define MTBAL_SECOND(...)                 MTBAL_SECOND_(__VA_ARGS__)
+#define MTBAL_SECOND_(first, second, ...) second
 
 enum {
 #define OP(id, name, domain, shape, gradient, kernel, ...) MTBAL_OP_##id,

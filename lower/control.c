@@ -53,9 +53,10 @@ static mtbal_status both_branches(lowering *l, mtbal_node *node, mtbal_graph *ye
     return MTBAL_OK;
 }
 
-mtbal_status lower_if(lowering *l, mtbal_node *node, lower_walk *walk)
+ELABORATE(if)
 {
     mtbal_graph *yes = body_of(node, "then_branch"), *no = body_of(node, "else_branch");
+    *done = true;
     if (!yes || !no || node->nin < 1 || yes->noutputs < node->nout || no->noutputs < node->nout)
         return mtbal_fail(l->diag, MTBAL_INVALID, lower_label(node), "export the model again",
                           "this If lacks a branch, or one has too few outputs");
@@ -262,10 +263,11 @@ static mtbal_status keep_loop(lowering *l, mtbal_node *node, mtbal_graph *body, 
     return MTBAL_OK;
 }
 
-mtbal_status lower_loop_node(lowering *l, mtbal_node *node, lower_walk *walk)
+ELABORATE(loop)
 {
     mtbal_graph *body = body_of(node, "body");
     int ncarried = node->nin - 2;
+    *done = true;
     if (!body || ncarried < 0 || body->ninputs != node->nin || body->noutputs < 1 + ncarried ||
         node->nout > body->noutputs - 1)
         return mtbal_fail(l->diag, MTBAL_INVALID, lower_label(node), "export the model again",
@@ -362,9 +364,10 @@ static mtbal_status scan_step(lowering *l, mtbal_node *node, const scan *s, unro
     return MTBAL_OK;
 }
 
-mtbal_status lower_scan(lowering *l, mtbal_node *node, lower_walk *walk)
+ELABORATE(scan)
 {
     scan s;
+    *done = true;
     if (lower_opset(l, node) < 9)
         return not_known(l, node, "a Scan of opset 8, over batches");
     MTBAL_TRY(read_scan(l, node, &s));

@@ -67,29 +67,6 @@ static mtbal_tensor *constant_of(lowering *l, const mtbal_node *node, bool *othe
     return NULL;
 }
 
-/* Shape and Size of known types. */
-static mtbal_status fold_shape(lowering *l, mtbal_node *node, bool *done)
-{
-    const mtbal_value *x = node->nin ? node->in[0] : NULL;
-    bool size = mtbal_node_is(node, MTBAL_OP_size);
-    if (!x || !(size || mtbal_node_is(node, MTBAL_OP_shape)) || !mtbal_shape_known(&x->type) ||
-        x->type.rank > 64 || !node->out[0])
-        return MTBAL_OK;
-    int64_t dims[64], rank = x->type.rank, count = mtbal_shape_count(&x->type);
-    int64_t start = mtbal_attr_i(node, "start", 0), end = mtbal_attr_i(node, "end", rank);
-    start = start < 0 ? start + rank : start;
-    end = end < 0 ? end + rank : end;
-    start = start < 0 ? 0 : start > rank ? rank : start;
-    end = end < start ? start : end > rank ? rank : end;
-    for (int64_t d = start; d < end; d++)
-        dims[d - start] = x->type.dims[d].size;
-    int64_t n = end - start;
-    mtbal_tensor *t = size ? mtbal_tensor_new(l->model, MTBAL_INT64, 0, NULL, &count)
-                           : mtbal_tensor_new(l->model, MTBAL_INT64, 1, &n, dims);
-    *done = true;
-    return t ? lower_set_constant(l, node->out[0], t) : mtbal_no_memory(l->diag);
-}
-
 /* ------------------------------------------------------------------ inference */
 
 /* Where inference knows less than the file declares, the declaration counts. */
@@ -134,37 +111,24 @@ static bool runs_as_kernel(const lowering *l, const mtbal_node *node)
     return !*node->domain || !l->options->no_fuse;
 }
 
-static mtbal_status constant_node(lowering *l, mtbal_node *node)
+ELABORATE(constant)
 {
     bool other = false;
     mtbal_tensor *tensor = constant_of(l, node, &other);
+    (void)walk;
+    *done = true;
     if (!tensor)
         return other ? MTBAL_OK : mtbal_no_memory(l->diag);
     return op_wants(node, 0) ? lower_set_constant(l, node->out[0], tensor) : MTBAL_OK;
 }
 
-static mtbal_status control_node(lowering *l, mtbal_node *node, lower_walk *walk, bool *done)
-{
-    static const struct {
-        const char *op;
-        mtbal_status (*lower)(lowering *, mtbal_node *, lower_walk *);
-    } table[] = {{"If", lower_if}, {"Loop", lower_loop_node}, {"Scan", lower_scan}};
-    for (size_t i = 0; i < sizeof table / sizeof *table; i++)
-        if (mtbal_node_is_named(node, table[i].op)) {
-            *done = true;
-            return table[i].lower(l, node, walk);
-        }
-    return MTBAL_OK;
-}
-
 static mtbal_status elaborate_node(lowering *l, mtbal_node *node, lower_walk *walk)
 {
+    elaborate_fn *rule = lower_elaboration(node);
     bool done = false;
     for (int i = 0; i < node->nin; i++)
         node->in[i] = lower_resolve(l, node->in[i]);
-    if (mtbal_node_is(node, MTBAL_OP_constant))
-        return constant_node(l, node);
-    if (!runs_as_kernel(l, node)) {
+    if (!rule && !runs_as_kernel(l, node)) {
         const mtbal_function *f =
             mtbal_function_find(l->model, node->domain, node->op, node->overload);
         if (f) {
@@ -172,18 +136,17 @@ static mtbal_status elaborate_node(lowering *l, mtbal_node *node, lower_walk *wa
             return lower_inline(l, node, f);
         }
     }
-    MTBAL_TRY(lower_lists(l, node, walk, &done));
-    if (!done)
-        MTBAL_TRY(control_node(l, node, walk, &done));
+    if (rule)
+        MTBAL_TRY(rule(l, node, walk, &done));
+    else if (mtbal_node_is(node, MTBAL_OP_identity))
+        MTBAL_TRY(lower_same_list(l, node, walk, &done));
     if (!done)
         MTBAL_TRY(lower_select(l, node, walk, &done));
     if (done)
         return MTBAL_OK;
     MTBAL_TRY(lower_infer(l, node));
-    MTBAL_TRY(fold_shape(l, node, &done));
-    if (!done)
-        MTBAL_TRY(lower_fold(l, node, &done));
-    return done ? MTBAL_OK : lower_expand(l, node, walk);
+    MTBAL_TRY(lower_fold(l, node, &done));
+    return done ? MTBAL_OK : lower_expand_node(l, node, walk);
 }
 
 mtbal_status lower_elaborate(lowering *l, mtbal_graph *graph)

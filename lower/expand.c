@@ -1,71 +1,8 @@
-/* lower/expand.c: which ops are written in terms of others, and what such rules lean on. */
+/* lower/expand.c: operators in terms of others, where the operator table says so, and what such
+ * rules share. */
 #include "lower/ops/expand.h"
 
 #include <string.h>
-
-static const struct {
-    const char *domain, *op;
-    expand_fn *rule;
-} rules[] = {
-    {"", "MeanVarianceNormalization", expand_decomposed},
-    {"", "LpNormalization", expand_lp_normalization},
-    {"", "RMSNormalization", expand_decomposed},
-    {"", "GroupNormalization", expand_decomposed},
-    {"", "Hardmax", expand_hardmax},
-    {"", "Swish", expand_swish},
-    {"", "Mish", expand_mish},
-    {"", "SwiGLU", expand_decomposed},
-    {"", "Scatter", expand_scatter},
-    {"", "Upsample", expand_decomposed},
-    {"", "CumProd", expand_decomposed},
-    {"", "TensorScatter", expand_decomposed},
-    {"", "DFT", expand_decomposed},
-    {"", "STFT", expand_decomposed},
-    {"", "HannWindow", expand_decomposed},
-    {"", "HammingWindow", expand_decomposed},
-    {"", "BlackmanWindow", expand_decomposed},
-    {"", "DeformConv", expand_decomposed},
-    {"", "RoiAlign", expand_decomposed},
-    {"", "LRN", expand_decomposed},
-    {"", "LpPool", expand_decomposed},
-    {"", "GlobalLpPool", expand_decomposed},
-    {"", "MaxUnpool", expand_decomposed},
-    {"", "Col2Im", expand_decomposed},
-    {"", "GridSample", expand_decomposed},
-    {"", "Compress", expand_compress},
-    {"", "CenterCropPad", expand_center_crop_pad},
-    {"", "AffineGrid", expand_affine_grid},
-    {"", "Einsum", expand_einsum},
-    {"", "Attention", expand_decomposed},
-    {"", "RotaryEmbedding", expand_decomposed},
-    {"", "MelWeightMatrix", expand_mel_weight_matrix},
-    {"", "LSTM", expand_lstm},
-    {"", "GRU", expand_gru},
-    {"", "RNN", expand_rnn},
-    {"", "QuantizeLinear", expand_quantize_linear},
-    {"", "DequantizeLinear", expand_dequantize_linear},
-    {"", "DynamicQuantizeLinear", expand_dynamic_quantize_linear},
-    {"", "MatMulInteger", expand_mat_mul_integer},
-    {"", "ConvInteger", expand_conv_integer},
-    {"", "QLinearMatMul", expand_q_linear_mat_mul},
-    {"", "QLinearConv", expand_q_linear_conv},
-};
-
-static expand_fn *find_rule(const mtbal_node *node)
-{
-    for (size_t i = 0; i < sizeof rules / sizeof *rules; i++)
-        if (!strcmp(rules[i].op, node->op) && !strcmp(rules[i].domain, node->domain))
-            return rules[i].rule;
-    return NULL;
-}
-
-bool lower_is_expanded(const mtbal_op *op)
-{
-    for (size_t i = 0; i < sizeof rules / sizeof *rules; i++)
-        if (!strcmp(rules[i].op, op->name) && !strcmp(rules[i].domain, op->domain))
-            return true;
-    return false;
-}
 
 /* Rules compute with sizes: all operands must have theirs. */
 static bool operands_known(lowering *l, const mtbal_node *node)
@@ -78,9 +15,9 @@ static bool operands_known(lowering *l, const mtbal_node *node)
     return true;
 }
 
-mtbal_status lower_expand(lowering *l, mtbal_node *node, lower_walk *walk)
+mtbal_status lower_expand_node(lowering *l, mtbal_node *node, lower_walk *walk)
 {
-    expand_fn *rule = find_rule(node);
+    expand_fn *rule = lower_expansion(node);
     mtbal_builder b;
     expansion e = {.l = l, .b = &b, .node = node};
     for (int i = 0; i < node->nin; i++)

@@ -39,7 +39,7 @@ static bool worth_it(const mtbal_node *node, size_t in_bytes)
 /* ------------------------------------------------------------------ NonZero, whose size is known
  * only afterwards */
 
-static mtbal_status fold_non_zero(lowering *l, mtbal_node *node)
+mtbal_status lower_fold_non_zero(lowering *l, mtbal_node *node)
 {
     const mtbal_tensor *x = lower_constant(l, node->in[0]);
     int rank = x->rank ? x->rank : 1;
@@ -197,13 +197,10 @@ static bool holds_graph(const mtbal_node *node)
 mtbal_status lower_fold(lowering *l, mtbal_node *node, bool *done)
 {
     size_t bytes;
-    if (mtbal_node_has(node, MTBAL_RANDOM) || holds_graph(node) || !all_constant(l, node, &bytes))
+    if (!lower_rule(node) || mtbal_node_has(node, MTBAL_RANDOM) || holds_graph(node) ||
+        !all_constant(l, node, &bytes))
         return l->status;
-    if (mtbal_node_is(node, MTBAL_OP_non_zero) && node->nin && node->in[0] && node->out[0]) {
-        *done = true;
-        return fold_non_zero(l, node);
-    }
-    if (!lower_rule(node) || !worth_it(node, bytes))
+    if (!worth_it(node, bytes))
         return MTBAL_OK;
     return evaluate(l, node, done);
 }

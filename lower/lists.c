@@ -45,24 +45,21 @@ static mtbal_status replace_by_constant(lowering *l, mtbal_node *node, mtbal_dty
     return v ? lower_replace_node(l, node, 1, &v) : mtbal_no_memory(l->diag);
 }
 
-/* Each function: *done stays false when the node is left as it is (and will be refused). */
-typedef mtbal_status list_fn(lowering *l, mtbal_node *node, lower_walk *walk, bool *done);
-
-static mtbal_status construct(lowering *l, mtbal_node *node, lower_walk *walk, bool *done)
+ELABORATE(sequence_construct)
 {
     (void)walk;
     *done = true;
     return set_list(l, node, node->nin, node->in);
 }
 
-static mtbal_status empty(lowering *l, mtbal_node *node, lower_walk *walk, bool *done)
+ELABORATE(sequence_empty)
 {
     (void)walk;
     *done = true;
     return set_list(l, node, 0, NULL);
 }
 
-static mtbal_status insert(lowering *l, mtbal_node *node, lower_walk *walk, bool *done)
+ELABORATE(sequence_insert)
 {
     (void)walk;
     const place *p = list_of(l, node, 0);
@@ -78,7 +75,7 @@ static mtbal_status insert(lowering *l, mtbal_node *node, lower_walk *walk, bool
     return set_list(l, node, p->nitems + 1, items);
 }
 
-static mtbal_status erase(lowering *l, mtbal_node *node, lower_walk *walk, bool *done)
+ELABORATE(sequence_erase)
 {
     (void)walk;
     const place *p = list_of(l, node, 0);
@@ -96,25 +93,33 @@ static mtbal_status erase(lowering *l, mtbal_node *node, lower_walk *walk, bool 
     return set_list(l, node, p->nitems - 1, items);
 }
 
-static mtbal_status element(lowering *l, mtbal_node *node, lower_walk *walk, bool *done)
+static mtbal_status become(lowering *l, mtbal_node *node, mtbal_value *item, lower_walk *walk,
+                           bool *done)
 {
-    const place *p = list_of(l, node, 0);
-    int64_t at = 0;
-    bool optional = mtbal_node_is(node, MTBAL_OP_optional_get_element);
-    if (optional && !p) { /* of a plain tensor: the tensor */
-        *done = true;
-        *walk = LOWER_RENEWED;
-        return lower_replace_node(l, node, 1, node->in);
-    }
-    if (!p || (!optional && !index_of(l, node, 1, p->nitems, &at)) || at >= p->nitems)
-        return MTBAL_OK;
     *done = true;
     *walk = LOWER_RENEWED;
-    mtbal_value *item = p->items[at];
     return lower_replace_node(l, node, 1, &item);
 }
 
-static mtbal_status length(lowering *l, mtbal_node *node, lower_walk *walk, bool *done)
+ELABORATE(sequence_at)
+{
+    const place *p = list_of(l, node, 0);
+    int64_t at = 0;
+    if (!p || !index_of(l, node, 1, p->nitems, &at) || at >= p->nitems)
+        return MTBAL_OK;
+    return become(l, node, p->items[at], walk, done);
+}
+
+/* Of a plain tensor: the tensor. */
+ELABORATE(optional_get_element)
+{
+    const place *p = list_of(l, node, 0);
+    if (p && !p->nitems)
+        return MTBAL_OK;
+    return become(l, node, p ? p->items[0] : node->in[0], walk, done);
+}
+
+ELABORATE(sequence_length)
 {
     const place *p = list_of(l, node, 0);
     int64_t n = p ? p->nitems : 0;
@@ -125,7 +130,7 @@ static mtbal_status length(lowering *l, mtbal_node *node, lower_walk *walk, bool
     return replace_by_constant(l, node, MTBAL_INT64, &n);
 }
 
-static mtbal_status has_element(lowering *l, mtbal_node *node, lower_walk *walk, bool *done)
+ELABORATE(optional_has_element)
 {
     const place *p = list_of(l, node, 0);
     bool has = op_given(node, 0) && (!p || p->nitems > 0 || !p->is_optional);
@@ -134,24 +139,20 @@ static mtbal_status has_element(lowering *l, mtbal_node *node, lower_walk *walk,
     return replace_by_constant(l, node, MTBAL_BOOL, &has);
 }
 
-static mtbal_status optional(lowering *l, mtbal_node *node, lower_walk *walk, bool *done)
+ELABORATE(optional)
 {
-    MTBAL_TRY(construct(l, node, walk, done));
+    MTBAL_TRY(elaborate_sequence_construct(l, node, walk, done));
     if (node->out[0])
         lower_place(l, node->out[0])->is_optional = true;
     return MTBAL_OK;
 }
 
-static mtbal_status same(lowering *l, mtbal_node *node, lower_walk *walk, bool *done)
+mtbal_status lower_same_list(lowering *l, mtbal_node *node, lower_walk *walk, bool *done)
 {
-    if (!list_of(l, node, 0))
-        return MTBAL_OK;
-    *done = true;
-    *walk = LOWER_RENEWED;
-    return lower_replace_node(l, node, 1, node->in);
+    return list_of(l, node, 0) ? become(l, node, node->in[0], walk, done) : MTBAL_OK;
 }
 
-static mtbal_status concat(lowering *l, mtbal_node *node, lower_walk *walk, bool *done)
+ELABORATE(concat_from_sequence)
 {
     const place *p = list_of(l, node, 0);
     mtbal_builder b;
@@ -205,7 +206,7 @@ static int piece_lengths(lowering *l, const mtbal_node *node, int64_t size, int6
     return n;
 }
 
-static mtbal_status split(lowering *l, mtbal_node *node, lower_walk *walk, bool *done)
+ELABORATE(split_to_sequence)
 {
     int64_t lengths[256];
     mtbal_value *items[256];
@@ -243,7 +244,7 @@ static mtbal_status split(lowering *l, mtbal_node *node, lower_walk *walk, bool 
 }
 
 /* The body once for each element. Lists give their element, tensors are the same each time. */
-static mtbal_status map(lowering *l, mtbal_node *node, lower_walk *walk, bool *done)
+ELABORATE(sequence_map)
 {
     const mtbal_attr *a = mtbal_attr_find(node, "body");
     const place *first = list_of(l, node, 0);
@@ -276,28 +277,4 @@ static mtbal_status map(lowering *l, mtbal_node *node, lower_walk *walk, bool *d
     *done = true;
     *walk = LOWER_RENEWED;
     return lower_replace_node(l, node, node->nout, results);
-}
-
-mtbal_status lower_lists(lowering *l, mtbal_node *node, lower_walk *walk, bool *done)
-{
-    static const struct {
-        const char *op;
-        list_fn *lower;
-    } table[] = {{"SequenceConstruct", construct},
-                 {"SequenceEmpty", empty},
-                 {"SequenceInsert", insert},
-                 {"SequenceErase", erase},
-                 {"SequenceAt", element},
-                 {"SequenceLength", length},
-                 {"ConcatFromSequence", concat},
-                 {"SplitToSequence", split},
-                 {"SequenceMap", map},
-                 {"Optional", optional},
-                 {"OptionalGetElement", element},
-                 {"OptionalHasElement", has_element},
-                 {"Identity", same}};
-    for (size_t i = 0; i < sizeof table / sizeof *table; i++)
-        if (mtbal_node_is_named(node, table[i].op))
-            return table[i].lower(l, node, walk, done);
-    return MTBAL_OK;
 }

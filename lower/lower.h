@@ -58,8 +58,8 @@ typedef struct mtbal_plan_info {
  * shapes. */
 mtbal_status mtbal_lower(mtbal_model *model, const mtbal_lower_options *options, mtbal_plan **plan,
                          mtbal_diag *diag);
-/* Whether the op of this row of the op list can be lowered. */
-bool mtbal_lowers(int opcode);
+/* Whether our runtime executes the operator of this row: "yes", "no", or of what. */
+const char *mtbal_lowers(int opcode);
 void mtbal_plan_free(mtbal_plan *plan);
 void mtbal_plan_describe(const mtbal_plan *plan, mtbal_plan_info *info);
 void mtbal_plan_print(FILE *to, const mtbal_plan *plan); /* one line a call */

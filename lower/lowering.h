@@ -170,11 +170,8 @@ mtbal_status lower_replace_node(lowering *l, mtbal_node *node, int n, mtbal_valu
 mtbal_status lower_copy_body(lowering *l, const mtbal_graph *body, mtbal_node *node, int nin,
                              mtbal_value *const *in, mtbal_value **out);
 mtbal_status lower_inline(lowering *l, mtbal_node *node, const mtbal_function *f);
-mtbal_status lower_if(lowering *l, mtbal_node *node, lower_walk *walk);
-mtbal_status lower_loop_node(lowering *l, mtbal_node *node, lower_walk *walk);
-mtbal_status lower_scan(lowering *l, mtbal_node *node, lower_walk *walk);
-/* Sequences and optionals, kept track of while lowering. *done false: not such a node. */
-mtbal_status lower_lists(lowering *l, mtbal_node *node, lower_walk *walk, bool *done);
+/* An Identity of a sequence or an optional (lists.c). *done false: not such a node. */
+mtbal_status lower_same_list(lowering *l, mtbal_node *node, lower_walk *walk, bool *done);
 /* Values whose size depends on what a mask selects. select.c */
 mtbal_status lower_select(lowering *l, mtbal_node *node, lower_walk *walk, bool *done);
 mtbal_status lower_select_outputs(lowering *l);
@@ -183,8 +180,9 @@ mtbal_value *lower_new_constant(lowering *l, mtbal_graph *graph, mtbal_dtype dty
                                 const int64_t *dims, const void *data);
 mtbal_status lower_set_constant(lowering *l, mtbal_value *value, mtbal_tensor *tensor);
 /* Writes the node in terms of others, where a rule of expand.c says so. */
-mtbal_status lower_expand(lowering *l, mtbal_node *node, lower_walk *walk);
-bool lower_is_expanded(const mtbal_op *op); /* has it such a rule */
+mtbal_status lower_expand_node(lowering *l, mtbal_node *node, lower_walk *walk);
+/* NonZero of a constant, whose size is known only afterwards. */
+mtbal_status lower_fold_non_zero(lowering *l, mtbal_node *node);
 /* Evaluates a node of constant operands. */
 mtbal_status lower_fold(lowering *l, mtbal_node *node, bool *done);
 
@@ -255,8 +253,17 @@ int lower_root(const lowering *l, int cell);
 /* ------------------------------------------------------------------ table.c */
 
 typedef mtbal_status lower_fn(lowering *l, mtbal_node *node);
-/* How a node runs; NULL: not by a kernel. */
+typedef struct expansion expansion;
+typedef mtbal_status expand_fn(expansion *e);
+/* What becomes of a node while the graph is elaborated. *done stays false where it is left as it
+ * is. */
+typedef mtbal_status elaborate_fn(lowering *l, mtbal_node *node, lower_walk *walk, bool *done);
+#define ELABORATE(name) \
+    mtbal_status elaborate_##name(lowering *l, mtbal_node *node, lower_walk *walk, bool *done)
+/* The kernel column: one of these, the others NULL. */
 lower_fn *lower_rule(const mtbal_node *node);
+expand_fn *lower_expansion(const mtbal_node *node);
+elaborate_fn *lower_elaboration(const mtbal_node *node);
 bool lower_is_elementwise(const mtbal_node *node);
 
 #endif

@@ -316,16 +316,14 @@ static mtbal_status apply(selecting *w, lower_walk *walk, bool *done)
 /* Whether the node does with where the grid is, without its numbers. */
 static bool reads_grid(lowering *l, const selection *s, const mtbal_node *node, int i)
 {
-    static const char *const ops[] = {"Shape", "Size", "Transpose"};
-    for (size_t k = 0; k < sizeof ops / sizeof *ops; k++)
-        if (mtbal_node_is_named(node, ops[k]))
-            return true;
+    if (mtbal_node_is(node, MTBAL_OP_shape) || mtbal_node_is(node, MTBAL_OP_size) ||
+        mtbal_node_is(node, MTBAL_OP_transpose))
+        return true;
     return i == 1 &&
            (mtbal_node_is(node, MTBAL_OP_gather_nd) || mtbal_node_is(node, MTBAL_OP_scatter_nd)) &&
            select_is_grid(l, s, node->in[0], node->in[1]);
 }
 
-/* NonZero of data. */
 static mtbal_status select_by(lowering *l, mtbal_node *node, lower_walk *walk)
 {
     mtbal_value *mask = node->in[0];
@@ -338,19 +336,27 @@ static mtbal_status select_by(lowering *l, mtbal_node *node, lower_walk *walk)
     return new_selection(l, node, mask);
 }
 
+ELABORATE(non_zero)
+{
+    const mtbal_value *x = node->in[0];
+    if (!lower_place(l, x))
+        return mtbal_no_memory(l->diag);
+    if (lower_is_constant(x)) {
+        *done = lower_constant(l, x) && node->out[0];
+        return *done ? lower_fold_non_zero(l, node) : l->status;
+    }
+    *done = mtbal_shape_known(&x->type) && x->type.rank > 0 && mtbal_shape_count(&x->type) > 0;
+    return *done ? select_by(l, node, walk) : MTBAL_OK;
+}
+
 mtbal_status lower_select(lowering *l, mtbal_node *node, lower_walk *walk, bool *done)
 {
     bool many = false;
     for (int i = 0; i < node->nin; i++)
         if (node->in[i] && !lower_place(l, node->in[i]))
             return mtbal_no_memory(l->diag);
-    const mtbal_value *x = node->nin ? node->in[0] : NULL;
-    if (x && mtbal_node_is(node, MTBAL_OP_non_zero) && !lower_is_constant(x)) {
-        *done = mtbal_shape_known(&x->type) && x->type.rank > 0 && mtbal_shape_count(&x->type) > 0;
-        return *done ? select_by(l, node, walk) : MTBAL_OK;
-    }
     selecting w = {.l = l, .node = node, .s = of_node(l, node, &many), .axis = -1};
-    if (!w.s || (node->opcode >= 0 && lower_is_expanded(&mtbal_ops[node->opcode])))
+    if (!w.s || (lower_expansion(node) && !lower_select_rule(node)))
         return MTBAL_OK;
     *done = many;
     if (many)

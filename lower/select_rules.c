@@ -228,14 +228,21 @@ static bool equal(selecting *w)
 
 /* ------------------------------------------------------------------ reductions */
 
-static const struct {
-    const char *op;
-    double neutral;
-} reductions[] = {{"ReduceSum", 0},         {"ReduceMean", 0},
-                  {"ReduceL1", 0},          {"ReduceL2", 0},
-                  {"ReduceSumSquare", 0},   {"ReduceLogSum", 0},
-                  {"ReduceProd", 1},        {"ReduceLogSumExp", -INFINITY},
-                  {"ReduceMax", -INFINITY}, {"ReduceMin", INFINITY}};
+/* What leaves the result as it is. */
+static double neutral_of(const mtbal_node *node)
+{
+    switch (node->opcode) {
+    case MTBAL_OP_reduce_prod:
+        return 1;
+    case MTBAL_OP_reduce_max:
+    case MTBAL_OP_reduce_log_sum_exp:
+        return -INFINITY;
+    case MTBAL_OP_reduce_min:
+        return INFINITY;
+    default:
+        return 0;
+    }
+}
 
 /* The sum over the true count; of nothing 0, as ONNX Runtime has it. */
 static mtbal_value *mean(selecting *w, int n, const int64_t *axes, mtbal_value *count)
@@ -254,9 +261,7 @@ static bool reduce(selecting *w)
     int64_t axes[64];
     int axis = select_axis(w, 0), rank = type_of(w, 0)->rank, before = 0;
     int n = select_ints(w, "axes", 1, axes, &given);
-    size_t op = 0;
-    while (!mtbal_node_is_named(w->node, reductions[op].op))
-        op++;
+    double neutral = neutral_of(w->node);
     if (n < 0 || axis < 0 || rank > 64)
         return false;
     if (n == 0 && !mtbal_attr_i(w->node, "noop_with_empty_axes", 0))
@@ -271,11 +276,11 @@ static bool reduce(selecting *w)
         w->axis = axis - (keep ? 0 : before);
         return true;
     }
-    if (isinf(reductions[op].neutral) && !mtbal_dtype_is_float(type_of(w, 0)->dtype))
+    if (isinf(neutral) && !mtbal_dtype_is_float(type_of(w, 0)->dtype))
         return false;
     bool divides = mtbal_node_is(w->node, MTBAL_OP_reduce_mean);
     mtbal_value *count = divides ? select_size(w, 0, n, axes) : NULL;
-    select_fill(w, 0, reductions[op].neutral);
+    select_fill(w, 0, neutral);
     if (divides)
         w->instead = mean(w, n, axes, count);
     return true;
@@ -519,60 +524,53 @@ static bool gram(selecting *w)
 
 select_rule *lower_select_rule(const mtbal_node *node)
 {
-    static const struct {
-        const char *domain, *op;
-        select_rule *rule;
-    } table[] = {
-        {"", "Cast", elementwise},
-        {"", "CastLike", cast_like},
-        {"", "Clip", elementwise},
-        {"", "Concat", concat},
-        {"", "ConstantOfShape", constant_of_shape},
-        {"", "Equal", equal},
-        {"", "Expand", expand},
-        {"", "Gather", gather},
-        {"", "GatherElements", gather_elements},
-        {"", "GatherND", gather_nd},
-        {"", "Gemm", gemm},
-        {"", "Identity", elementwise},
-        {"", "LogSoftmax", softmax},
-        {"", "MatMul", mat_mul},
-        {"", "NegativeLogLikelihoodLoss", class_loss},
-        {"", "OneHot", one_hot},
-        {"", "ReduceL1", reduce},
-        {"", "ReduceL2", reduce},
-        {"", "ReduceLogSum", reduce},
-        {"", "ReduceLogSumExp", reduce},
-        {"", "ReduceMax", reduce},
-        {"", "ReduceMean", reduce},
-        {"", "ReduceMin", reduce},
-        {"", "ReduceProd", reduce},
-        {"", "ReduceSum", reduce},
-        {"", "ReduceSumSquare", reduce},
-        {"", "Reshape", reshape},
-        {"", "ScatterElements", scatter_elements},
-        {"", "ScatterND", scatter_nd},
-        {"", "Shape", shape},
-        {"", "Size", size},
-        {"", "Slice", slice},
-        {"", "Softmax", softmax},
-        {"", "SoftmaxCrossEntropyLoss", class_loss},
-        {"", "Split", split},
-        {"", "Squeeze", squeeze},
-        {"", "Transpose", transpose},
-        {"", "Unsqueeze", unsqueeze},
-        {"", "Where", elementwise},
-        {"mtbal", "GatherGrad", gather_grad},
-        {"mtbal", "LogSoftmaxGrad", softmax_grad},
-        {"mtbal", "SoftmaxGrad", softmax_grad},
+    static select_rule *const table[MTBAL_NOPS] = {
+        [MTBAL_OP_cast] = elementwise,
+        [MTBAL_OP_cast_like] = cast_like,
+        [MTBAL_OP_clip] = elementwise,
+        [MTBAL_OP_concat] = concat,
+        [MTBAL_OP_constant_of_shape] = constant_of_shape,
+        [MTBAL_OP_equal] = equal,
+        [MTBAL_OP_expand] = expand,
+        [MTBAL_OP_gather] = gather,
+        [MTBAL_OP_gather_elements] = gather_elements,
+        [MTBAL_OP_gather_nd] = gather_nd,
+        [MTBAL_OP_gemm] = gemm,
+        [MTBAL_OP_identity] = elementwise,
+        [MTBAL_OP_log_softmax] = softmax,
+        [MTBAL_OP_mat_mul] = mat_mul,
+        [MTBAL_OP_negative_log_likelihood_loss] = class_loss,
+        [MTBAL_OP_one_hot] = one_hot,
+        [MTBAL_OP_reduce_l1] = reduce,
+        [MTBAL_OP_reduce_l2] = reduce,
+        [MTBAL_OP_reduce_log_sum] = reduce,
+        [MTBAL_OP_reduce_log_sum_exp] = reduce,
+        [MTBAL_OP_reduce_max] = reduce,
+        [MTBAL_OP_reduce_mean] = reduce,
+        [MTBAL_OP_reduce_min] = reduce,
+        [MTBAL_OP_reduce_prod] = reduce,
+        [MTBAL_OP_reduce_sum] = reduce,
+        [MTBAL_OP_reduce_sum_square] = reduce,
+        [MTBAL_OP_reshape] = reshape,
+        [MTBAL_OP_scatter_elements] = scatter_elements,
+        [MTBAL_OP_scatter_nd] = scatter_nd,
+        [MTBAL_OP_shape] = shape,
+        [MTBAL_OP_size] = size,
+        [MTBAL_OP_slice] = slice,
+        [MTBAL_OP_softmax] = softmax,
+        [MTBAL_OP_softmax_cross_entropy_loss] = class_loss,
+        [MTBAL_OP_split] = split,
+        [MTBAL_OP_squeeze] = squeeze,
+        [MTBAL_OP_transpose] = transpose,
+        [MTBAL_OP_unsqueeze] = unsqueeze,
+        [MTBAL_OP_where] = elementwise,
+        [MTBAL_OP_gather_grad] = gather_grad,
+        [MTBAL_OP_log_softmax_grad] = softmax_grad,
+        [MTBAL_OP_softmax_grad] = softmax_grad,
+        [MTBAL_OP_softmax_cross_entropy_loss_grad] = class_loss_grad,
+        [MTBAL_OP_nll_loss_grad] = class_loss_grad,
+        [MTBAL_OP_gram] = gram,
     };
-    for (size_t i = 0; i < sizeof table / sizeof *table; i++)
-        if (!strcmp(table[i].op, node->op) && !strcmp(table[i].domain, node->domain))
-            return table[i].rule;
-    if (node->opcode == MTBAL_OP_softmax_cross_entropy_loss_grad ||
-        node->opcode == MTBAL_OP_nll_loss_grad)
-        return class_loss_grad;
-    if (node->opcode == MTBAL_OP_gram)
-        return gram;
-    return lower_is_elementwise(node) ? elementwise : NULL;
+    select_rule *rule = node->opcode >= 0 ? table[node->opcode] : NULL;
+    return rule ? rule : lower_is_elementwise(node) ? elementwise : NULL;
 }

@@ -34,5 +34,5 @@ bool mtbal_lacks_rule(mtbal_node *node, const bool *active, int n)
     for (int i = 0; i < node->nout; i++)
         made = made || (node->out[i] && node->out[i]->id < n && active[node->out[i]->id]);
     return made && !mtbal_gradient_rule(node->opcode, &stop) && !stop &&
-           !mtbal_node_is(node, MTBAL_OP_if) && mtbal_reads(node, active, n);
+           mtbal_reads(node, active, n);
 }

@@ -1,6 +1,7 @@
 /* passes/branches.c: the gradient of an If whose condition only the run decides: an If of the same
  * condition, whose branches compute the branch once more and then its gradient. Only the branch
  * that was taken is differentiated: nothing of the other, perhaps infinite there, gets in. */
+#include "passes/gradients/gradients.h"
 #include "passes/internal.h"
 
 typedef struct reading {
@@ -183,8 +184,12 @@ static mtbal_status emit_gradient(const crossing *x, mtbal_graph *yes, mtbal_gra
     return s->b->status;
 }
 
-mtbal_status mtbal_cross_if(mtbal_sweep *s, mtbal_node *node, mtbal_diag *diag)
+/* Adds to the cotangents of what the branches read, which are no operands of the node. */
+mtbal_status mtbal_rule_if(mtbal_gradient *g)
 {
+    mtbal_sweep *s = g->sweep;
+    mtbal_node *node = g->node;
+    mtbal_diag *diag = g->diag;
     mtbal_attr *yes = mtbal_attr_find(node, "then_branch"),
                *no = mtbal_attr_find(node, "else_branch");
     mtbal_arena *arena = s->graph->model->arena;

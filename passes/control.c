@@ -261,7 +261,7 @@ static mtbal_status walk(control *s, mtbal_node *first, mtbal_node *end)
             MTBAL_TRY(mtbal_infer_node(node, s->c->diag));
         if (mtbal_fold_node(s->folder, node) != MTBAL_OK)
             return mtbal_no_memory(s->c->diag);
-        MTBAL_TRY(mtbal_settle_sequence(node, s->c->diag));
+        MTBAL_TRY(mtbal_resolve_sequence(node, s->c->diag));
         MTBAL_TRY(decide(s, node));
     }
     return MTBAL_OK;

@@ -37,7 +37,8 @@ static mtbal_status cross(mtbal_sweep *s, mtbal_node *node, mtbal_gradient_fn *r
                           mtbal_diag *diag)
 {
     mtbal_arena *arena = s->graph->model->arena;
-    mtbal_gradient g = {.b = s->b,
+    mtbal_gradient g = {.sweep = s,
+                        .b = s->b,
                         .node = node,
                         .nx = node->nin,
                         .ny = node->nout,
@@ -116,7 +117,7 @@ mtbal_status mtbal_rule_decomposed(mtbal_gradient *g)
     mtbal_value **y = mtbal_arena_array(model->arena, (size_t)g->ny, sizeof(mtbal_value *));
     if (!y)
         return mtbal_no_memory(g->diag);
-    const char *why = mtbal_write_out(g->b, g->node, y);
+    const char *why = mtbal_decompose(g->b, g->node, y);
     MTBAL_TRY(g->b->status);
     if (why)
         return mtbal_fail(g->diag, MTBAL_UNSUPPORTED, g->node->name, NULL, "%s", why);
@@ -154,14 +155,11 @@ mtbal_status mtbal_differentiate(mtbal_sweep *s)
         if (stop)
             continue;
         mtbal_diag one = {0};
-        bool branches = mtbal_node_is(node, MTBAL_OP_if);
-        mtbal_status status = branches ? mtbal_cross_if(s, node, &one)
-                              : rule   ? cross(s, node, rule, &one)
-                                       : MTBAL_UNSUPPORTED;
+        mtbal_status status = rule ? cross(s, node, rule, &one) : MTBAL_UNSUPPORTED;
         if (status == MTBAL_UNSUPPORTED && s->refuse)
-            MTBAL_TRY(s->refuse(node, rule || branches ? one.what : NULL, s->context));
+            MTBAL_TRY(s->refuse(node, rule ? one.what : NULL, s->context));
         else if (status == MTBAL_UNSUPPORTED)
-            add_blocked(&blocked, &count, node, rule || branches ? one.what : NULL);
+            add_blocked(&blocked, &count, node, rule ? one.what : NULL);
         else if (status != MTBAL_OK)
             return one.status ? mtbal_fail(s->b->diag, status, one.where, one.hint, "%s", one.what)
                               : status;

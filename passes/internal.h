@@ -90,13 +90,11 @@ mtbal_status mtbal_continue_task(mtbal_context *c, int task);
 
 /* Does the node, or one of its subgraphs, read a value that `marked` [n], by value id, marks? */
 bool mtbal_reads(mtbal_node *node, const bool *marked, int n);
-/* The gradient of an If: adds to the cotangents of what its branches read. */
-mtbal_status mtbal_cross_if(mtbal_sweep *sweep, mtbal_node *node, mtbal_diag *diag);
 
 /* ------------------------------------------------------------------ sequences.c */
 
 /* A node that makes or reads a sequence of known length becomes one of tensors. */
-mtbal_status mtbal_settle_sequence(mtbal_node *node, mtbal_diag *diag);
+mtbal_status mtbal_resolve_sequence(mtbal_node *node, mtbal_diag *diag);
 
 /* ------------------------------------------------------------------ index.c */
 

@@ -1,9 +1,11 @@
 /* passes/sequences.c: sequences of known length become tensors. PyTorch's exporters write chunk,
  * split, stack and cat of lists with them. SplitToSequence becomes Split and SequenceConstruct;
  * what reads a SequenceConstruct reads its operands. */
+#include "passes/gradients/gradients.h"
 #include "passes/internal.h"
 
 enum { MAX_PARTS = 4096 };
+#define RESOLVE(name) void mtbal_resolve_##name(mtbal_builder *b, mtbal_node *node)
 
 /* The node that lists the sequence's elements; NULL when none does. */
 static const mtbal_node *listing(const mtbal_value *sequence)
@@ -42,7 +44,7 @@ static void becomes(mtbal_node *node, mtbal_value *value, mtbal_builder *b)
     b->status = mtbal_infer_node(copy, b->diag);
 }
 
-static void sequence_at(mtbal_builder *b, mtbal_node *node)
+RESOLVE(sequence_at)
 {
     const mtbal_node *list = listing(node->in[0]);
     int64_t index;
@@ -50,14 +52,14 @@ static void sequence_at(mtbal_builder *b, mtbal_node *node)
         becomes(node, list->in[index], b);
 }
 
-static void sequence_length(mtbal_builder *b, mtbal_node *node)
+RESOLVE(sequence_length)
 {
     const mtbal_node *list = listing(node->in[0]);
     if (list)
         becomes(node, mtbal_const_i64(b, list->nin), b);
 }
 
-static void concat_from_sequence(mtbal_builder *b, mtbal_node *node)
+RESOLVE(concat_from_sequence)
 {
     const mtbal_node *list = listing(node->in[0]);
     int64_t axis = mtbal_attr_i(node, "axis", 0);
@@ -76,7 +78,7 @@ static void concat_from_sequence(mtbal_builder *b, mtbal_node *node)
 }
 
 /* The sequence with one element more: before `at`, or at the end. */
-static void sequence_insert(mtbal_builder *b, mtbal_node *node)
+RESOLVE(sequence_insert)
 {
     const mtbal_node *list = listing(node->in[0]);
     int64_t at = list ? list->nin : 0;
@@ -116,7 +118,7 @@ static int part_sizes(const mtbal_node *node, int64_t size, int64_t *parts)
     return n;
 }
 
-static void split_to_sequence(mtbal_builder *b, mtbal_node *node)
+RESOLVE(split_to_sequence)
 {
     mtbal_value *x = node->in[0];
     int64_t axis = mtbal_attr_i(node, "axis", 0), sizes[MAX_PARTS];
@@ -146,27 +148,17 @@ static void split_to_sequence(mtbal_builder *b, mtbal_node *node)
         b->status = mtbal_node_set_inputs(node, n, parts);
 }
 
-mtbal_status mtbal_settle_sequence(mtbal_node *node, mtbal_diag *diag)
+mtbal_status mtbal_resolve_sequence(mtbal_node *node, mtbal_diag *diag)
 {
-    static const struct {
-        const char *op;
-        int nin;
-        void (*settle)(mtbal_builder *b, mtbal_node *node);
-    } table[] = {{"SplitToSequence", 1, split_to_sequence},
-                 {"SequenceInsert", 2, sequence_insert},
-                 {"SequenceAt", 2, sequence_at},
-                 {"SequenceLength", 1, sequence_length},
-                 {"ConcatFromSequence", 1, concat_from_sequence}};
-    for (size_t i = 0; i < sizeof table / sizeof *table; i++)
-        if (mtbal_node_is_named(node, table[i].op) && node->nin >= table[i].nin && node->out[0]) {
-            mtbal_builder b;
-            mtbal_builder_init(&b, node->graph, node, diag);
-            b.prefix = mtbal_arena_printf(node->graph->model->arena, "mtbal/%s/",
-                                          *node->name ? node->name : node->op);
-            if (!b.prefix)
-                return mtbal_no_memory(diag);
-            table[i].settle(&b, node);
-            return b.status;
-        }
-    return MTBAL_OK;
+    mtbal_resolve_fn *resolve = mtbal_gradient_resolve(node->opcode);
+    mtbal_builder b;
+    if (!resolve || !node->out[0])
+        return MTBAL_OK;
+    mtbal_builder_init(&b, node->graph, node, diag);
+    b.prefix = mtbal_arena_printf(node->graph->model->arena, "mtbal/%s/",
+                                  *node->name ? node->name : node->op);
+    if (!b.prefix)
+        return mtbal_no_memory(diag);
+    resolve(&b, node);
+    return b.status;
 }

@@ -3,10 +3,10 @@
 
 #include <string.h>
 
-/* What the graph's floor writes out, gradients are made of too. */
+/* By the body in graph/, which gradients are made of too. */
 EXPAND(decomposed)
 {
-    mtbal_write_out(e->b, e->node, e->out);
+    mtbal_decompose(e->b, e->node, e->out);
     return MTBAL_OK;
 }
 
@@ -57,27 +57,6 @@ EXPAND(hardmax)
     mtbal_value *in[3] = {at, mtbal_const_i64(b, depth), mtbal_const_tensor(b, pair)};
     mtbal_value *y = mtbal_emit_attrs(b, "OneHot", 3, in, "axis=i", axis);
     e->out[0] = flat ? expand_reshape(b, y, rank, dims) : y;
-    return MTBAL_OK;
-}
-
-/* ------------------------------------------------------------------ activations */
-
-static mtbal_value *silu(mtbal_builder *b, mtbal_value *x, double alpha)
-{
-    return MUL(x, UNARY("Sigmoid", alpha == 1 ? x : MUL(x, LIKE(x, alpha))));
-}
-
-EXPAND(swish)
-{
-    e->out[0] = silu(e->b, expand_in(e, 0), mtbal_attr_f(e->node, "alpha", 1));
-    return MTBAL_OK;
-}
-
-EXPAND(mish)
-{
-    mtbal_builder *b = e->b;
-    mtbal_value *x = expand_in(e, 0);
-    e->out[0] = MUL(x, UNARY("Tanh", UNARY("Softplus", x)));
     return MTBAL_OK;
 }
 
@@ -151,40 +130,27 @@ EXPAND(center_crop_pad)
     return MTBAL_OK;
 }
 
-/* Positions of `size` samples in [-1, 1]: of their centres, or from corner to corner. */
-static double grid_position(int64_t i, int64_t size, bool align)
+/* ------------------------------------------------------------------ shapes */
+
+EXPAND(shape)
 {
-    if (align)
-        return size == 1 ? -1 : -1 + 2.0 * (double)i / (double)(size - 1);
-    return -1 + (2.0 * (double)i + 1) / (double)size;
+    const mtbal_type *x = &expand_in(e, 0)->type;
+    int64_t dims[64], rank = x->rank;
+    int64_t start = mtbal_attr_i(e->node, "start", 0), end = mtbal_attr_i(e->node, "end", rank);
+    if (rank > 64)
+        return MTBAL_OK;
+    start = start < 0 ? start + rank : start;
+    end = end < 0 ? end + rank : end;
+    start = start < 0 ? 0 : start > rank ? rank : start;
+    end = end < start ? start : end > rank ? rank : end;
+    for (int64_t d = start; d < end; d++)
+        dims[d - start] = x->dims[d].size;
+    e->out[0] = mtbal_const_i64s(e->b, (int)(end - start), dims);
+    return MTBAL_OK;
 }
 
-/* theta (N, k, k+1) times the homogeneous positions (k+1, points), as (N, points.., k). */
-EXPAND(affine_grid)
+EXPAND(size)
 {
-    mtbal_builder *b = e->b;
-    mtbal_value *theta = expand_in(e, 0);
-    int64_t size[8];
-    int n = expand_ints(e, 1, size, 8), k = n - 2;
-    bool align = mtbal_attr_i(e->node, "align_corners", 0) != 0;
-    if (!theta || (k != 2 && k != 3))
-        return MTBAL_OK;
-    int64_t points = size[2] * size[3] * (k == 3 ? size[4] : 1), dims[2] = {points, k + 1};
-    mtbal_tensor *t = mtbal_tensor_new(e->l->model, theta->type.dtype, 2, dims, NULL);
-    if (!t)
-        return mtbal_no_memory(e->l->diag);
-    for (int64_t p = 0; p < points; p++) {
-        int64_t rest = p;
-        for (int d = 0; d < k; d++) { /* x runs fastest: along the last axis */
-            int64_t along = size[n - 1 - d];
-            mtbal_tensor_set_f64(t, p * (k + 1) + d, grid_position(rest % along, along, align));
-            rest /= along;
-        }
-        mtbal_tensor_set_f64(t, p * (k + 1) + k, 1);
-    }
-    mtbal_value *turned = mtbal_emit_transpose(b, theta, 3, (int64_t[]){0, 2, 1});
-    mtbal_value *grid = mtbal_emit(b, "MatMul", mtbal_const_tensor(b, t), turned);
-    int64_t shape[5] = {size[0], size[2], size[3], k == 3 ? size[4] : k, k};
-    e->out[0] = expand_reshape(b, grid, k + 2, shape);
+    e->out[0] = mtbal_const_i64(e->b, mtbal_shape_count(&expand_in(e, 0)->type));
     return MTBAL_OK;
 }

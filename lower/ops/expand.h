@@ -6,13 +6,12 @@
 
 #include "lower/lowering.h"
 
-typedef struct expansion {
+struct expansion {
     lowering *l;
     mtbal_builder *b;
     mtbal_node *node;
     mtbal_value *out[16]; /* what stands for the node's outputs; out[0] NULL: left as it is */
-} expansion;
-typedef mtbal_status expand_fn(expansion *e);
+};
 
 /* Formulas read as formulas: `b` is the builder. */
 #define ADD(p, q)       mtbal_emit(b, "Add", (p), (q))
@@ -37,27 +36,5 @@ mtbal_value *expand_broadcast(mtbal_builder *b, mtbal_value *x, int rank, const 
 int expand_ints(const expansion *e, int i, int64_t *values, int limit);
 
 #define EXPAND(name) mtbal_status expand_##name(expansion *e)
-
-EXPAND(decomposed);
-EXPAND(lp_normalization);
-EXPAND(hardmax);
-EXPAND(swish);
-EXPAND(mish);
-EXPAND(scatter);
-EXPAND(compress);
-EXPAND(center_crop_pad);
-EXPAND(affine_grid);
-EXPAND(einsum);
-EXPAND(mel_weight_matrix);
-EXPAND(lstm);
-EXPAND(gru);
-EXPAND(rnn);
-EXPAND(quantize_linear);
-EXPAND(dequantize_linear);
-EXPAND(dynamic_quantize_linear);
-EXPAND(mat_mul_integer);
-EXPAND(conv_integer);
-EXPAND(q_linear_mat_mul);
-EXPAND(q_linear_conv);
 
 #endif

@@ -8,9 +8,10 @@
 #ifndef MTBAL_GRADIENTS_H
 #define MTBAL_GRADIENTS_H
 
-#include "graph/graph.h"
+#include "passes/passes.h"
 
 typedef struct mtbal_gradient {
+    mtbal_sweep *sweep; /* that the rule is part of */
     mtbal_builder *b;
     mtbal_node *node;
     int nx, ny;
@@ -23,7 +24,12 @@ typedef struct mtbal_gradient {
 } mtbal_gradient;
 typedef mtbal_status mtbal_gradient_fn(mtbal_gradient *g);
 
+/* A node that makes or reads a sequence of known length becomes one of tensors, where it can. */
+typedef void mtbal_resolve_fn(mtbal_builder *b, mtbal_node *node);
+
 /* Rule of an opcode: NULL with *stop false: none; NULL with *stop true: zero by definition. */
 mtbal_gradient_fn *mtbal_gradient_rule(int opcode, bool *stop);
+mtbal_resolve_fn *mtbal_gradient_resolve(int opcode); /* NULL: none */
+const char *mtbal_gradient_how(int opcode);           /* "yes", "zero", "no", or of what */
 
 #endif
