@@ -14,10 +14,13 @@
 
 double cli_outcome_weight(const cli_outcome *o, int task)
 {
-    double g[MTBAL_MAX_TASKS];
-    for (int i = 0; i < o->ntasks; i++)
+    double *g = mtbal_malloc((size_t)o->ntasks * sizeof *g), weight = NAN;
+    for (int i = 0; g && i < o->ntasks; i++)
         g[i] = o->results[i].g;
-    return mtbal_calibrated_weight(o->scale, o->ntasks, o->names, g, task);
+    if (g)
+        weight = mtbal_calibrated_weight(o->scale, o->ntasks, o->names, g, task);
+    mtbal_free(g);
+    return weight;
 }
 
 void cli_outcome_table(cli_table *table, mtbal_arena *arena, const cli_outcome *o)

@@ -60,12 +60,12 @@ int64_t cli_rewritten_size(const char *form, const char *name, mtbal_arena *aren
 
 /* ------------------------------------------------------------------ tables */
 
-static const char *task_list(uint64_t reach, const mtbal_context *c, char *buffer, size_t size)
+static const char *task_list(mtbal_set reach, const mtbal_context *c, char *buffer, size_t size)
 {
     size_t n = 0;
     buffer[0] = 0;
     for (int i = 0; i < c->ntasks && n < size; i++)
-        if (reach >> c->tasks[i].index & 1)
+        if (mtbal_set_has(c->sets, reach, i))
             n += (size_t)snprintf(buffer + n, size - n, "%s%s", n ? " " : "", c->tasks[i].name);
     return buffer;
 }
@@ -74,9 +74,8 @@ static int shared_of(const mtbal_context *c, int task, int64_t *elements)
 {
     int shared = 0;
     for (int p = 0; p < c->nparams; p++) {
-        uint64_t reach = c->params[p].reach;
-        bool mine = reach >> c->tasks[task].index & 1;
-        shared += mine && (reach & (reach - 1));
+        bool mine = mtbal_set_has(c->sets, c->params[p].reach, task);
+        shared += mine && mtbal_set_size(c->sets, c->params[p].reach) > 1;
         if (mine)
             *elements += mtbal_shape_count(&c->params[p].value->type);
     }
@@ -175,7 +174,7 @@ static void print_json(const cli_rewritten *r)
         json_bool(&json, "in_norm", c->params[i].in_scope);
         json_open(&json, "tasks", '[');
         for (int t = 0; t < c->ntasks; t++)
-            if (c->params[i].reach >> c->tasks[t].index & 1)
+            if (mtbal_set_has(c->sets, c->params[i].reach, t))
                 json_text(&json, NULL, c->tasks[t].name);
         json_close(&json, ']');
         json_close(&json, '}');

@@ -155,7 +155,7 @@ static mtbal_status branch_gradient(const crossing *x, mtbal_graph *from, const 
     inner.nvalues = n;
     inner.cotangent = cotangent;
     inner.active = active;
-    inner.inside = NULL;
+    inner.nodes = NULL;
     MTBAL_TRY(mtbal_differentiate(&inner));
     *result = graph;
     return give_out(x, &b, cotangent);

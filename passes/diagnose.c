@@ -44,7 +44,7 @@ static mtbal_status losses_of_losses(mtbal_context *c)
     for (int t = 0; t < c->ntasks; t++) {
         mtbal_names parts = {0};
         for (int i = 0; i < c->ntasks; i++)
-            if (i != t && c->reach[c->tasks[i].loss->id] >> t & 1)
+            if (i != t && mtbal_set_has(c->sets, c->reach[c->tasks[i].loss->id], t))
                 mtbal_names_add(&parts, c->tasks[i].name);
         if (parts.count)
             MTBAL_TRY(mtbal_notice_add(

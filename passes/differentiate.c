@@ -138,31 +138,44 @@ mtbal_status mtbal_rule_decomposed(mtbal_gradient *g)
     return status;
 }
 
+static bool is_reached(const mtbal_sweep *s, const mtbal_node *node)
+{
+    for (int i = 0; i < node->nout; i++)
+        if (node->out[i] && node->out[i]->id < s->nvalues && s->cotangent[node->out[i]->id])
+            return true;
+    return false;
+}
+
+/* Crosses a node that a cotangent has reached; `blocked` collects those that cannot be. */
+static mtbal_status visit(mtbal_sweep *s, mtbal_node *node, mtbal_diag *blocked, int *count)
+{
+    bool stop = false;
+    if (!is_reached(s, node) || !mtbal_reads(node, s->active, s->nvalues))
+        return MTBAL_OK;
+    mtbal_gradient_fn *rule = mtbal_gradient_rule(node->opcode, &stop);
+    if (stop)
+        return MTBAL_OK;
+    mtbal_diag one = {0};
+    mtbal_status status = rule ? cross(s, node, rule, &one) : MTBAL_UNSUPPORTED;
+    if (status == MTBAL_UNSUPPORTED && s->refuse)
+        return s->refuse(node, rule ? one.what : NULL, s->context);
+    if (status == MTBAL_UNSUPPORTED)
+        add_blocked(blocked, count, node, rule ? one.what : NULL);
+    else if (status != MTBAL_OK)
+        return one.status ? mtbal_fail(s->b->diag, status, one.where, one.hint, "%s", one.what)
+                          : status;
+    return MTBAL_OK;
+}
+
 mtbal_status mtbal_differentiate(mtbal_sweep *s)
 {
     mtbal_diag blocked = {0};
     int count = 0;
-    for (mtbal_node *node = s->graph->last, *prev; node; node = prev) {
-        bool reached = false, stop = false;
+    for (int i = 0; s->nodes && i < s->nnodes; i++)
+        MTBAL_TRY(visit(s, s->nodes[i], &blocked, &count));
+    for (mtbal_node *node = s->nodes ? NULL : s->graph->last, *prev; node; node = prev) {
         prev = node->prev;
-        for (int i = 0; i < node->nout; i++)
-            reached = reached || (node->out[i] && node->out[i]->id < s->nvalues &&
-                                  s->cotangent[node->out[i]->id]);
-        if (!reached || !mtbal_reads(node, s->active, s->nvalues) ||
-            (s->inside && !s->inside(node, s->context)))
-            continue;
-        mtbal_gradient_fn *rule = mtbal_gradient_rule(node->opcode, &stop);
-        if (stop)
-            continue;
-        mtbal_diag one = {0};
-        mtbal_status status = rule ? cross(s, node, rule, &one) : MTBAL_UNSUPPORTED;
-        if (status == MTBAL_UNSUPPORTED && s->refuse)
-            MTBAL_TRY(s->refuse(node, rule ? one.what : NULL, s->context));
-        else if (status == MTBAL_UNSUPPORTED)
-            add_blocked(&blocked, &count, node, rule ? one.what : NULL);
-        else if (status != MTBAL_OK)
-            return one.status ? mtbal_fail(s->b->diag, status, one.where, one.hint, "%s", one.what)
-                              : status;
+        MTBAL_TRY(visit(s, node, &blocked, &count));
     }
     if (count)
         return mtbal_fail(s->b->diag, MTBAL_UNSUPPORTED, s->graph->model->path,

@@ -153,23 +153,26 @@ static mtbal_value *output_named(const mtbal_graph *graph, const char *name)
 
 static mtbal_status add_task(mtbal_context *c, const char *name, mtbal_value *loss)
 {
-    if (c->ntasks == MTBAL_MAX_TASKS)
-        return mtbal_fail(c->diag, MTBAL_UNSUPPORTED, c->model->path, NULL, "more than %d tasks",
-                          MTBAL_MAX_TASKS);
+    if (c->ntasks == MTBAL_MOST_TASKS)
+        return mtbal_fail(c->diag, MTBAL_UNSUPPORTED, c->model->path,
+                          "choose from them with --task NAME=OUTPUT", "more than %d tasks",
+                          MTBAL_MOST_TASKS);
+    const char *own = mtbal_intern(c->model->arena, name);
+    if (!own)
+        return mtbal_no_memory(c->diag);
     for (int i = 0; i < c->ntasks; i++)
-        if (!strcmp(c->tasks[i].name, name))
+        if (c->tasks[i].name == own)
             return mtbal_fail(c->diag, MTBAL_USAGE, c->model->path,
                               "give every task a name of its own", "two tasks are named %s", name);
-    c->tasks[c->ntasks] =
-        (mtbal_task){.name = mtbal_intern(c->model->arena, name), .loss = loss, .index = c->ntasks};
-    c->ntasks++;
+    c->tasks[c->ntasks++] = (mtbal_task){.name = own, .loss = loss};
     return MTBAL_OK;
 }
 
 mtbal_status mtbal_pass_tasks(mtbal_context *c)
 {
     const mtbal_options *o = c->options;
-    c->tasks = mtbal_arena_array(c->model->arena, MTBAL_MAX_TASKS, sizeof *c->tasks);
+    size_t most = (size_t)(o->ntasks > 0 ? o->ntasks : c->graph->noutputs) + 1;
+    c->tasks = mtbal_arena_array(c->model->arena, most, sizeof *c->tasks);
     if (!c->tasks)
         return mtbal_no_memory(c->diag);
     for (int i = 0; i < o->ntasks; i++) {
@@ -292,7 +295,7 @@ mtbal_status mtbal_pass_params(mtbal_context *c)
             continue;
         c->params[c->nparams++] = (mtbal_param){.value = v, .reach = c->reach[v->id]};
         for (int t = 0; t < c->ntasks; t++)
-            c->tasks[t].nparams += c->reach[v->id] >> t & 1;
+            c->tasks[t].nparams += mtbal_set_has(c->sets, c->reach[v->id], t);
     }
     MTBAL_TRY(report_left_out(c, &left));
     if (c->nparams == 0)
@@ -303,11 +306,6 @@ mtbal_status mtbal_pass_params(mtbal_context *c)
 }
 
 /* ------------------------------------------------------------------ the scope of the norm */
-
-static bool is_shared(const mtbal_param *p)
-{
-    return p->reach & (p->reach - 1);
-}
 
 /* The parameter that an operand is, perhaps turned or cast first; -1: none. */
 static int param_behind(const int *param_of, const mtbal_context *c, const mtbal_value *v)
@@ -331,12 +329,12 @@ static mtbal_status last_shared(mtbal_context *c)
             bool found = false;
             for (int i = 0; i < node->nin; i++) {
                 int p = param_behind(param_of, c, node->in[i]);
-                found = found || (p >= 0 && is_shared(&c->params[p]) &&
+                found = found || (p >= 0 && mtbal_is_shared(c, c->params[p].reach) &&
                                   c->params[p].value->type.rank >= least);
             }
             for (int i = 0; i < node->nin && found; i++) {
                 int p = param_behind(param_of, c, node->in[i]);
-                if (p >= 0 && is_shared(&c->params[p]))
+                if (p >= 0 && mtbal_is_shared(c, c->params[p].reach))
                     c->params[p].in_scope = true;
             }
             if (found)
@@ -354,8 +352,8 @@ mtbal_status mtbal_pass_scope(mtbal_context *c)
     bool glob = !features && !all && !shared && !last;
     for (int i = 0; i < c->nparams; i++) {
         mtbal_param *p = &c->params[i];
-        p->in_scope =
-            all || (shared && is_shared(p)) || (glob && mtbal_glob(scope, p->value->name));
+        p->in_scope = all || (shared && mtbal_is_shared(c, p->reach)) ||
+                      (glob && mtbal_glob(scope, p->value->name));
     }
     if (last)
         MTBAL_TRY(last_shared(c));

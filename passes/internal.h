@@ -24,10 +24,38 @@ unsigned mtbal_settings_of(const mtbal_node *node);
 extern const char mtbal_role_updated[];
 mtbal_status mtbal_spread_reach(mtbal_context *c);      /* fills reach, nreach */
 mtbal_status mtbal_spread_dependence(mtbal_context *c); /* fills depends, from params */
-static inline bool mtbal_is_single(uint64_t reach)      /* exactly one task */
+
+/* ------------------------------------------------------------------ sets.c: see passes.h */
+
+mtbal_sets *mtbal_sets_new(mtbal_arena *arena, int ntasks); /* NULL: out of memory */
+/* Both are -1 when out of memory, the union also of a set that is -1. */
+mtbal_set mtbal_set_union(mtbal_sets *sets, mtbal_set a, mtbal_set b);
+mtbal_set mtbal_set_of_flags(mtbal_sets *sets, const bool *flags); /* [ntasks] */
+int mtbal_sets_count(const mtbal_sets *sets);                      /* numbers are below it */
+static inline mtbal_set mtbal_set_of_task(int task)
 {
-    return reach && !(reach & (reach - 1));
+    return 1 + task;
 }
+/* The one task of a set; -1: there is none, or more. */
+static inline int mtbal_only_task(const mtbal_context *c, mtbal_set set)
+{
+    return set > MTBAL_NO_TASK && set <= c->ntasks ? set - 1 : -1;
+}
+static inline bool mtbal_is_shared(const mtbal_context *c, mtbal_set set) /* two tasks or more */
+{
+    return set > c->ntasks;
+}
+
+/* ------------------------------------------------------------------ text.c */
+
+/* Text that grows; all zeros: empty. Sticky when out of memory. Free `bytes` with mtbal_free. */
+typedef struct mtbal_text {
+    char *bytes;
+    size_t used, capacity;
+    bool failed;
+} mtbal_text;
+void mtbal_text_put(mtbal_text *text, const char *s, size_t n);
+void mtbal_text_add(mtbal_text *text, const char *format, ...) MTBAL_PRINTF(2, 3);
 
 /* ------------------------------------------------------------------ outputs.c, states.c */
 
@@ -56,7 +84,7 @@ mtbal_status mtbal_state_bind(mtbal_context *c, mtbal_value *state, mtbal_value 
 /* The float type of weights, norms and hyper-parameters: double where a loss is, else float. */
 mtbal_dtype mtbal_float_type(const mtbal_context *c);
 
-/* ------------------------------------------------------------------ weights.c, balance/ */
+/* ------------------------------------------------------------------ weigh.c, balance/ */
 
 /* w x, in x's type; 0, not NaN, where the task is switched off. NULL where the weight is known to
  * be 0, and for x NULL. */
@@ -72,19 +100,75 @@ mtbal_status mtbal_balance_equal(mtbal_context *c, mtbal_builder *b);
 mtbal_status mtbal_balance_given(mtbal_context *c, mtbal_builder *b);
 mtbal_status mtbal_balance_calibrated(mtbal_context *c, mtbal_builder *b);
 
-/* ------------------------------------------------------------------ backward.c -> gram.c */
+/* ------------------------------------------------------------------ blockers.c */
 
-/* Cotangents by value id, kept in context->scratch from the backward pass to the measuring one. */
-typedef struct mtbal_cotangents {
-    int n;        /* values before the backward: size of the tables */
-    bool *active; /* depends on a parameter and reaches a task */
-    /* main: of the balanced total in the trunk, of the unweighted loss in the heads.
-     * own[task]: of the task's unweighted loss, in its head and where that leaves the trunk; after
-     * mtbal_continue_task in the trunk too. */
-    mtbal_value **main, ***own;
-} mtbal_cotangents;
-/* The sweep of one task goes on through the trunk, unweighted. */
-mtbal_status mtbal_continue_task(mtbal_context *c, int task);
+/* Nodes that cannot be differentiated, each once, a line each with what it blocks. */
+typedef struct mtbal_blockers {
+    int count;
+    char text[2900];
+} mtbal_blockers;
+void mtbal_blockers_clear(mtbal_graph *graph); /* before the first: resets the nodes' marks */
+void mtbal_blockers_add(mtbal_blockers *blockers, mtbal_node *node, const char *why,
+                        const char *blocked);
+/* Does the node stand on a path of active values (a table by value id, of size n), without a rule?
+ */
+bool mtbal_lacks_rule(mtbal_node *node, const bool *active, int n);
+
+/* ------------------------------------------------------------------ the stages of a step: what
+ * sweep.c, measure.c, weigh.c and combine.c hand on to each other */
+
+/* The cotangent of a task's unweighted loss at a value of the trunk where the task's head leaves
+ * it. */
+typedef struct mtbal_leaving {
+    int task, value; /* the value's id */
+    mtbal_value *cotangent;
+} mtbal_leaving;
+
+/* What the sweep of the heads gives. */
+typedef struct mtbal_swept {
+    int n;              /* values before the sweep: size of the tables by value id */
+    bool *active;       /* [n] depends on a parameter and reaches a task */
+    mtbal_value **main; /* [n] cotangents: in a head of its task's unweighted loss, in the trunk of
+                           the balanced total, once combine.c has them */
+    int nleaving, ntrunk;
+    mtbal_leaving *leaving; /* from [first[t]] on those of task t, by value */
+    int *first;             /* [ntasks + 1] */
+    mtbal_node **trunk;     /* [ntrunk] nodes that reach two tasks or more, last first */
+    mtbal_blockers blocked; /* what could not be crossed so far */
+} mtbal_swept;
+/* Cotangents, a table by value id as `main`, from where heads leave the trunk on through it. */
+mtbal_status mtbal_sweep_trunk(mtbal_context *c, mtbal_value **cotangent, mtbal_builder *b);
+/* The sweep of one task goes on through the trunk, unweighted; the table is empty before. */
+mtbal_status mtbal_continue_task(mtbal_context *c, int task, mtbal_value **cotangent);
+/* After all sweeps: fails where something blocks them, with all of it in the diagnostic. */
+mtbal_status mtbal_check_blocked(mtbal_context *c);
+
+/* y = X W in the trunk, W a parameter in scope that nothing else reads: its gradient is X^T dY, so
+ * <G_i, G_j> = sum((X X^T) * (dY_i dY_j^T)), and G_i need not be made. */
+typedef struct mtbal_product {
+    mtbal_value *x, *y; /* NULL: the parameter is no such factor, or G_i is cheaper */
+    int64_t rows, in, out;
+    double alpha;     /* Gemm's factor */
+    mtbal_value *xx;  /* X X^T [rows, rows], once emitted */
+    mtbal_value **dy; /* [ntasks] NULL: zero */
+} mtbal_product;
+
+/* What inner products are taken over. */
+typedef struct mtbal_scope {
+    int n;
+    mtbal_value **vectors;   /* [ntasks * n] gradients, NULL: zero; unless: */
+    mtbal_product *products; /* [n] */
+} mtbal_scope;
+/* gram.c: fills the products of parameters [n] where that is cheaper. */
+mtbal_status mtbal_find_products(mtbal_context *c, mtbal_scope *scope);
+mtbal_value *mtbal_gram(mtbal_context *c, mtbal_builder *b, const mtbal_scope *scope); /* [K,K] */
+
+/* What measuring gives; NULL what nobody asks for. */
+typedef struct mtbal_measured {
+    mtbal_value *gram, *norms, *cosines; /* [K,K], [K], [K,K] */
+    mtbal_value **task_gradients;        /* [ntasks * nparams] unweighted; NULL: zero */
+    mtbal_scope scope;
+} mtbal_measured;
 
 /* ------------------------------------------------------------------ branches.c */
 
@@ -109,20 +193,6 @@ mtbal_status mtbal_index_values(mtbal_index *index, mtbal_arena *arena, int coun
 mtbal_status mtbal_index_graph(mtbal_index *index, mtbal_arena *arena, const mtbal_graph *graph,
                                mtbal_diag *diag);
 mtbal_value *mtbal_index_find(const mtbal_index *index, const char *name); /* name: interned */
-
-/* ------------------------------------------------------------------ blockers.c */
-
-/* Nodes that cannot be differentiated, each once, a line each with what it blocks. */
-typedef struct mtbal_blockers {
-    int count;
-    char text[2900];
-} mtbal_blockers;
-void mtbal_blockers_clear(mtbal_graph *graph); /* before the first: resets the nodes' marks */
-void mtbal_blockers_add(mtbal_blockers *blockers, mtbal_node *node, const char *why,
-                        const char *blocked);
-/* Does the node stand on a path of active values (a table by value id, of size n), without a rule?
- */
-bool mtbal_lacks_rule(mtbal_node *node, const bool *active, int n);
 
 /* ------------------------------------------------------------------ dead.c */
 
@@ -167,8 +237,8 @@ mtbal_status mtbal_warn_of_ties(mtbal_context *c);
 mtbal_pass_fn mtbal_pass_sort, mtbal_pass_named, mtbal_pass_upgrade, mtbal_pass_inline,
     mtbal_pass_types, mtbal_pass_control, mtbal_pass_training, mtbal_pass_hoist, mtbal_pass_losses,
     mtbal_pass_untie, mtbal_pass_tasks, mtbal_pass_params, mtbal_pass_scope, mtbal_pass_diagnose,
-    mtbal_pass_weights, mtbal_pass_backward, mtbal_pass_measure, mtbal_pass_optimizer,
-    mtbal_pass_states, mtbal_pass_fold, mtbal_pass_merge, mtbal_pass_dead, mtbal_pass_metadata,
-    mtbal_pass_expand;
+    mtbal_pass_sweep, mtbal_pass_measure, mtbal_pass_weigh, mtbal_pass_combine, mtbal_pass_outputs,
+    mtbal_pass_optimizer, mtbal_pass_states, mtbal_pass_fold, mtbal_pass_merge, mtbal_pass_dead,
+    mtbal_pass_metadata, mtbal_pass_expand;
 
 #endif

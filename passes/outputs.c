@@ -58,55 +58,79 @@ mtbal_status mtbal_output_as(mtbal_context *c, mtbal_value *value, const char *p
     return MTBAL_OK;
 }
 
-/* ------------------------------------------------------------------ metadata: flat JSON */
+/* ------------------------------------------------------------------ what a step shows */
 
-typedef struct text {
-    char *bytes;
-    size_t used, capacity;
-    bool failed;
-} text;
-
-static void put(text *t, const char *s, size_t n)
+static mtbal_status output_norms(mtbal_context *c)
 {
-    if (t->used + n + 1 > t->capacity && !t->failed) {
-        size_t capacity = 2 * (t->used + n + 1);
-        char *bigger = mtbal_realloc(t->bytes, capacity);
-        t->failed = !bigger;
-        if (bigger) {
-            t->bytes = bigger;
-            t->capacity = capacity;
-        }
+    const mtbal_measured *m = c->measured;
+    for (int i = 0; i < c->ntasks; i++) {
+        mtbal_builder b;
+        mtbal_pass_builder(c, &b, "mtbal/measure/", "norm", c->tasks[i].name);
+        mtbal_value *norm = mtbal_emit(&b, "Gather", m->norms, mtbal_const_i64(&b, i));
+        MTBAL_TRY(b.status);
+        MTBAL_TRY(mtbal_output_as(c, norm, "mtbal/grad_norm/", c->tasks[i].name));
     }
-    if (t->failed)
-        return;
-    memcpy(t->bytes + t->used, s, n);
-    t->used += n;
-    t->bytes[t->used] = 0;
+    return mtbal_output_as(c, m->cosines, "mtbal/", "cosine");
 }
 
-static void put_quoted(text *t, const char *s)
+static mtbal_status output_task_gradients(mtbal_context *c)
+{
+    mtbal_builder b;
+    mtbal_pass_builder(c, &b, "mtbal/measure/", "gradient", NULL);
+    for (int t = 0; t < c->ntasks; t++)
+        for (int p = 0; p < c->nparams; p++) {
+            size_t at = (size_t)t * (size_t)c->nparams + (size_t)p;
+            mtbal_value *g = c->measured->task_gradients[at], *v = c->params[p].value;
+            const char *prefix =
+                mtbal_arena_printf(c->model->arena, "mtbal/task_grad/%s/", c->tasks[t].name);
+            g = g ? g : mtbal_emit_fill_like(&b, v, 0);
+            if (!prefix)
+                return mtbal_no_memory(c->diag);
+            MTBAL_TRY(b.status);
+            MTBAL_TRY(mtbal_output_as(c, g, prefix, v->name));
+        }
+    return MTBAL_OK;
+}
+
+mtbal_status mtbal_pass_outputs(mtbal_context *c)
+{
+    unsigned want = c->options->outputs;
+    MTBAL_TRY(mtbal_output_as(c, c->total, "mtbal/", "loss"));
+    for (int i = 0; i < c->ntasks; i++)
+        MTBAL_TRY(mtbal_output_as(c, c->weights[i], "mtbal/weight/", c->tasks[i].name));
+    if (want & MTBAL_OUT_NORMS)
+        MTBAL_TRY(output_norms(c));
+    if (want & MTBAL_OUT_GRAM)
+        MTBAL_TRY(mtbal_output_as(c, c->measured->gram, "mtbal/", "gram"));
+    return want & MTBAL_OUT_TASK_GRADS ? output_task_gradients(c) : MTBAL_OK;
+}
+
+/* ------------------------------------------------------------------ metadata: flat JSON */
+
+static void put_quoted(mtbal_text *t, const char *s)
 {
     char escaped[8];
-    put(t, "\"", 1);
+    mtbal_text_put(t, "\"", 1);
     for (; *s; s++) {
         if ((unsigned char)*s < 0x20)
-            put(t, escaped, (size_t)snprintf(escaped, sizeof escaped, "\\u%04x", (unsigned)*s));
+            mtbal_text_put(t, escaped,
+                           (size_t)snprintf(escaped, sizeof escaped, "\\u%04x", (unsigned)*s));
         else if (*s == '"' || *s == '\\')
-            put(t, (char[]){'\\', *s}, 2);
+            mtbal_text_put(t, (char[]){'\\', *s}, 2);
         else
-            put(t, s, 1);
+            mtbal_text_put(t, s, 1);
     }
-    put(t, "\"", 1);
+    mtbal_text_put(t, "\"", 1);
 }
 
 /* One element of an array (value NULL) or an object. */
-static void put_entry(text *t, const char *name, const char *value)
+static void put_entry(mtbal_text *t, const char *name, const char *value)
 {
     if (t->used > 1)
-        put(t, ",", 1);
+        mtbal_text_put(t, ",", 1);
     put_quoted(t, name);
     if (value) {
-        put(t, ":", 1);
+        mtbal_text_put(t, ":", 1);
         put_quoted(t, value);
     }
 }
@@ -114,11 +138,11 @@ static void put_entry(text *t, const char *name, const char *value)
 mtbal_status mtbal_set_entries(mtbal_model *model, const char *key, bool object, int n,
                                const mtbal_property *entries, mtbal_diag *diag)
 {
-    text t = {0};
-    put(&t, object ? "{" : "[", 1);
+    mtbal_text t = {0};
+    mtbal_text_put(&t, object ? "{" : "[", 1);
     for (int i = 0; i < n; i++)
         put_entry(&t, entries[i].key, object ? entries[i].value : NULL);
-    put(&t, object ? "}" : "]", 1);
+    mtbal_text_put(&t, object ? "}" : "]", 1);
     mtbal_status status = t.failed ? MTBAL_NOMEM : mtbal_property_set(model, key, t.bytes);
     mtbal_free(t.bytes);
     return status == MTBAL_OK ? MTBAL_OK : mtbal_no_memory(diag);
@@ -148,7 +172,7 @@ mtbal_status mtbal_pass_metadata(mtbal_context *c)
         list[i] = (mtbal_property){c->params[i].value->name, NULL};
     MTBAL_TRY(mtbal_set_entries(c->model, "mtbal.params", false, c->nparams, list, c->diag));
     for (int i = 0; i < c->nparams; i++)
-        if (c->params[i].reach & (c->params[i].reach - 1)) /* two tasks or more */
+        if (mtbal_is_shared(c, c->params[i].reach))
             list[shared++].key = c->params[i].value->name;
     MTBAL_TRY(mtbal_set_entries(c->model, "mtbal.shared", false, shared, list, c->diag));
     for (int i = 0; i < c->nstates; i++)

@@ -48,15 +48,20 @@ typedef struct mtbal_task {
     const char *name;
     mtbal_value *loss;
     int nparams; /* that it reaches */
-    int index;   /* bit in the reach masks */
 } mtbal_task;
 
-#define MTBAL_MAX_TASKS 64 /* reach masks are 64 bits */
+/* Sets of tasks (sets.c), each known by a number: equal sets have equal numbers. 0 is the empty
+ * one, 1 + t that of task t alone, larger numbers are sets of two tasks or more. */
+typedef int mtbal_set;
+typedef struct mtbal_sets mtbal_sets;
+enum { MTBAL_NO_TASK = 0, MTBAL_MOST_TASKS = 16384 };
+bool mtbal_set_has(const mtbal_sets *sets, mtbal_set set, int task);
+int mtbal_set_size(const mtbal_sets *sets, mtbal_set set); /* number of its tasks */
 
 typedef struct mtbal_param {
     mtbal_value *value;
-    uint64_t reach; /* tasks whose loss depends on it */
-    bool in_scope;  /* of the norm */
+    mtbal_set reach; /* tasks whose loss depends on it */
+    bool in_scope;   /* of the norm */
 } mtbal_param;
 
 /* A state: an initializer that is also an input; the value that replaces it after a step; the graph
@@ -86,16 +91,17 @@ typedef struct mtbal_context {
     const char **inputs, **outputs;
     /* by value id (sized nreach): tasks that a value reaches / whether it depends on a parameter */
     int nreach;
-    uint64_t *reach;
+    mtbal_sets *sets;
+    mtbal_set *reach;
     bool *depends;
-    mtbal_value **weights;   /* [ntasks] scalar weight of each task */
-    mtbal_value **gradients; /* [nparams] gradient of the balanced total */
-    mtbal_value *
-        *task_gradients; /* [ntasks * nparams] unweighted; NULL where not computed or not reached */
-    mtbal_value *gram;   /* [K,K] or NULL */
-    void *zeros;         /* [nzeros] bytes that new states share */
+    /* What the stages of a step hand on; see internal.h. */
+    struct mtbal_swept *swept;       /* sweep -> measure, combine */
+    struct mtbal_measured *measured; /* measure -> weigh, combine */
+    mtbal_value **weights;           /* weigh -> combine: [ntasks] scalar weight of each task */
+    mtbal_value *total;              /* the balanced total: sum of weight x loss */
+    mtbal_value **gradients;         /* combine -> update: [nparams] of the balanced total */
+    void *zeros;                     /* [nzeros] bytes that new states share */
     size_t nzeros;
-    void *scratch; /* private to a group of passes (documented there) */
 } mtbal_context;
 
 mtbal_status mtbal_notice_add(mtbal_context *context, mtbal_level level, const char *format, ...)
@@ -205,15 +211,15 @@ mtbal_status mtbal_remove_dead(mtbal_model *model, mtbal_diag *diag);    /* dead
 
 /* Reverse mode over a range of the graph. `cotangent` is a table by value id (size ncotangent >=
  * model->nvalues at the call; values made later need no entry): on entry the seeds, on return the
- * cotangent of every value that `wanted` marks (NULL: zero). Only nodes for which `inside` returns
- * true are crossed. */
+ * cotangent of every value that `wanted` marks (NULL: zero). */
 typedef struct mtbal_sweep {
     mtbal_graph *graph;
     mtbal_builder *b;
     int nvalues;
     mtbal_value **cotangent;
     const bool *active; /* by value id: lies between a wanted value and a seed */
-    bool (*inside)(const mtbal_node *node, void *context); /* NULL: all */
+    int nnodes;
+    mtbal_node *const *nodes; /* [nnodes] those to cross, last first; NULL: all of the graph */
     /* Told of every node that cannot be crossed, and why (NULL: it has no rule); the sweep then
      * goes on without it and succeeds. NULL: the sweep fails, with all of them in the diagnostic.
      */

@@ -47,8 +47,8 @@ mtbal_status mtbal_pass_expand(mtbal_context *c)
 }
 
 /* A pass makes the property of its own name: "sort": nodes stand in topological order; "types":
- * every value has its type; "tasks", "params", "weights", "backward": the context has them. Needs
- * that a pass between has broken are made again. */
+ * every value has its type; "tasks", "params", and from "sweep" to "combine": the context has them.
+ * Needs that a pass between has broken are made again. */
 const mtbal_pass mtbal_passes[] = {
     {"sort", "", "", "is it a graph? sorts it topologically", mtbal_pass_sort},
     {"named", "sort", "", "makes operands of the tensors that Gradient nodes name",
@@ -70,12 +70,18 @@ const mtbal_pass mtbal_passes[] = {
     {"params", "tasks", "", "finds the parameters, the trunk and the heads", mtbal_pass_params},
     {"scope", "params", "", "decides what the gradient norm is taken over", mtbal_pass_scope},
     {"diagnose", "params", "", "warns before anyone trains in vain", mtbal_pass_diagnose},
-    {"weights", "params types", "", "adds the weight of each task and the balanced total",
-     mtbal_pass_weights},
-    {"backward", "weights", "", "differentiates: one backward for all tasks", mtbal_pass_backward},
-    {"measure", "backward", "", "adds norms, cosines and what else --outputs asks for",
+    {"sweep", "params types", "",
+     "differentiates each loss back to where its head leaves the trunk", mtbal_pass_sweep},
+    {"measure", "sweep", "",
+     "norms and Gram matrix of the task gradients, where --outputs or --balance asks for them",
      mtbal_pass_measure},
-    {"optimizer", "backward", "", "adds the update of the parameters", mtbal_pass_optimizer},
+    {"weigh", "measure", "", "adds the weight of each task and the balanced total",
+     mtbal_pass_weigh},
+    {"combine", "weigh", "", "the gradient of the balanced total: one weighted backward",
+     mtbal_pass_combine},
+    {"outputs", "combine", "", "adds the outputs: total, weights, norms, cosines",
+     mtbal_pass_outputs},
+    {"optimizer", "combine", "", "adds the update of the parameters", mtbal_pass_optimizer},
     {"states", "optimizer", "", "binds every state to its next value", mtbal_pass_states},
     {"fold", "types", "", "turns shape arithmetic that is known into constants", mtbal_pass_fold},
     {"merge", "sort", "", "merges nodes of ours that compute the same", mtbal_pass_merge},

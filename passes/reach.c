@@ -42,54 +42,66 @@ static bool is_stop(const mtbal_node *node)
 
 /* ------------------------------------------------------------------ backward: reach */
 
-typedef struct mask_operands {
-    uint64_t *reach;
-    uint64_t mask;
-} mask_operands;
+typedef struct reaching {
+    mtbal_context *c;
+    mtbal_set tasks;
+} reaching;
 
-static mtbal_status add_mask(mtbal_node *node, void *context)
+static mtbal_status add_tasks(const reaching *r, const mtbal_value *v)
 {
-    const mask_operands *m = context;
+    mtbal_set *reach = &r->c->reach[v->id];
+    *reach = mtbal_set_union(r->c->sets, *reach, r->tasks);
+    return *reach >= 0 ? MTBAL_OK : mtbal_no_memory(r->c->diag);
+}
+
+static mtbal_status add_to_operands(mtbal_node *node, void *context)
+{
+    const reaching *r = context;
     unsigned settings_of_node = mtbal_settings_of(node);
     for (int i = 0; i < node->nin; i++)
         if (node->in[i] && carries(settings_of_node, i))
-            m->reach[node->in[i]->id] |= m->mask;
+            MTBAL_TRY(add_tasks(r, node->in[i]));
     for (mtbal_attr *a = node->attrs; a; a = a->next)
         for (int i = 0; a->kind == MTBAL_ATTR_GRAPH && a->g && i < a->g->noutputs; i++)
-            m->reach[a->g->outputs[i]->id] |= m->mask;
+            MTBAL_TRY(add_tasks(r, a->g->outputs[i]));
     return MTBAL_OK;
 }
 
 /* All outputs of a node reach what any of them does. So a node belongs to one head or to the trunk,
  * as a whole: what leaves a Split of the trunk towards one head is still the trunk's. */
-static void spread_reach(mtbal_context *c)
+static mtbal_status spread_from(mtbal_context *c, mtbal_node *node)
 {
-    for (int i = 0; i < c->ntasks; i++)
-        c->reach[c->tasks[i].loss->id] |= (uint64_t)1 << i;
-    for (mtbal_node *node = c->graph->last; node; node = node->prev) {
-        mask_operands m = {c->reach, 0};
-        for (int i = 0; i < node->nout; i++)
-            if (node->out[i])
-                m.mask |= c->reach[node->out[i]->id];
-        for (int i = 0; i < node->nout; i++)
-            if (node->out[i])
-                c->reach[node->out[i]->id] = m.mask;
-        if (!m.mask || is_stop(node))
-            continue;
-        add_mask(node, &m);
-        for (mtbal_attr *a = node->attrs; a; a = a->next)
-            if (a->kind == MTBAL_ATTR_GRAPH && a->g)
-                mtbal_graph_walk(a->g, add_mask, &m);
-    }
+    reaching r = {c, MTBAL_NO_TASK};
+    for (int i = 0; i < node->nout; i++)
+        if (node->out[i])
+            r.tasks = mtbal_set_union(c->sets, r.tasks, c->reach[node->out[i]->id]);
+    if (r.tasks < 0)
+        return mtbal_no_memory(c->diag);
+    for (int i = 0; i < node->nout; i++)
+        if (node->out[i])
+            c->reach[node->out[i]->id] = r.tasks;
+    if (r.tasks == MTBAL_NO_TASK || is_stop(node))
+        return MTBAL_OK;
+    MTBAL_TRY(add_to_operands(node, &r));
+    for (mtbal_attr *a = node->attrs; a; a = a->next)
+        if (a->kind == MTBAL_ATTR_GRAPH && a->g)
+            MTBAL_TRY(mtbal_graph_walk(a->g, add_to_operands, &r));
+    return MTBAL_OK;
 }
 
 mtbal_status mtbal_spread_reach(mtbal_context *c)
 {
     c->nreach = c->model->nvalues;
     c->reach = mtbal_arena_array(c->model->arena, (size_t)c->nreach, sizeof *c->reach);
-    if (!c->reach)
+    c->sets = mtbal_sets_new(c->model->arena, c->ntasks);
+    if (!c->reach || !c->sets)
         return mtbal_no_memory(c->diag);
-    spread_reach(c);
+    for (int t = 0; t < c->ntasks; t++) {
+        reaching r = {c, mtbal_set_of_task(t)};
+        MTBAL_TRY(add_tasks(&r, c->tasks[t].loss));
+    }
+    for (mtbal_node *node = c->graph->last; node; node = node->prev)
+        MTBAL_TRY(spread_from(c, node));
     return MTBAL_OK;
 }
 

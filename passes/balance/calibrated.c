@@ -113,9 +113,11 @@ static mtbal_value *emit_scale(const rates *s)
 
 mtbal_status mtbal_balance_calibrated(mtbal_context *c, mtbal_builder *b)
 {
-    mtbal_value *parts[MTBAL_MAX_TASKS];
+    mtbal_value **parts = mtbal_arena_array(c->model->arena, (size_t)c->ntasks, sizeof *parts);
     rates s = {.c = c, .b = b, .dtype = mtbal_float_type(c)};
     const int64_t one = 1;
+    if (!parts)
+        return mtbal_no_memory(c->diag);
     for (int i = 0; i < c->ntasks; i++) {
         mtbal_value *g =
             mtbal_state_new(c, "mtbal/calibration/", c->tasks[i].name, s.dtype, 0, NULL, 1);

@@ -23,7 +23,9 @@ static mtbal_status read_weight(const mtbal_context *c, const mtbal_pair *pair, 
 
 mtbal_status mtbal_balance_given(mtbal_context *c, mtbal_builder *b)
 {
-    double weights[MTBAL_MAX_TASKS];
+    double *weights = mtbal_arena_array(c->model->arena, (size_t)c->ntasks, sizeof *weights);
+    if (!weights)
+        return mtbal_no_memory(c->diag);
     for (int i = 0; i < c->ntasks; i++)
         weights[i] = 1;
     for (int i = 0; i < c->options->nweights; i++)

@@ -1,4 +1,4 @@
-/* passes/weights.c: the weight of each task, and the balanced total. */
+/* passes/weigh.c: the third stage of a step: the weight of each task, and the balanced total. */
 #include "passes/internal.h"
 
 #include <string.h>
@@ -40,7 +40,7 @@ static mtbal_value *balanced_total(mtbal_context *c, mtbal_builder *b)
     return total ? total : mtbal_const_scalar(b, dtype, 0);
 }
 
-mtbal_status mtbal_pass_weights(mtbal_context *c)
+mtbal_status mtbal_pass_weigh(mtbal_context *c)
 {
     mtbal_builder b;
     mtbal_names known = {0};
@@ -55,10 +55,6 @@ mtbal_status mtbal_pass_weights(mtbal_context *c)
         return mtbal_no_memory(c->diag);
     mtbal_pass_builder(c, &b, "mtbal/balance/", "weight", NULL);
     MTBAL_TRY(method->weights(c, &b));
-    mtbal_value *total = balanced_total(c, &b);
-    MTBAL_TRY(b.status);
-    MTBAL_TRY(mtbal_output_as(c, total, "mtbal/", "loss"));
-    for (int i = 0; i < c->ntasks; i++)
-        MTBAL_TRY(mtbal_output_as(c, c->weights[i], "mtbal/weight/", c->tasks[i].name));
-    return MTBAL_OK;
+    c->total = balanced_total(c, &b);
+    return b.status;
 }
