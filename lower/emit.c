@@ -250,6 +250,11 @@ call *op_call_n(lowering *l, int kernel, const void *attr, int nin, const operan
     call *c = new_call(l);
     if (!c)
         return NULL;
+    mtbal_status fits = lower_check_call(l, kernel, attr, nin, in, nout, out);
+    if (fits != MTBAL_OK) {
+        fail(l, fits);
+        return NULL;
+    }
     size_t scratch = scratch_of(kernel, attr, nin, in, nout, out);
     c->kernel = kernel;
     if (attr) {

@@ -223,6 +223,9 @@ size_t op_bytes(operand x);
 int op_jump(lowering *l, operand condition); /* returns the call, whose target is set later */
 
 mtbal_status lower_emit_control(lowering *l, mtbal_node *node); /* jumps.c */
+/* contract.c: whether the operands are such as the kernel takes for granted. */
+mtbal_status lower_check_call(const lowering *l, int kernel, const void *attr, int nin,
+                              const operand *in, int nout, const operand *out);
 double lower_flops(const call *c);                              /* flops.c */
 
 /* ------------------------------------------------------------------ widen.c: types that kernels do
