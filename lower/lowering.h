@@ -226,7 +226,7 @@ mtbal_status lower_emit_control(lowering *l, mtbal_node *node); /* jumps.c */
 /* contract.c: whether the operands are such as the kernel takes for granted. */
 mtbal_status lower_check_call(const lowering *l, int kernel, const void *attr, int nin,
                               const operand *in, int nout, const operand *out);
-double lower_flops(const call *c);                              /* flops.c */
+double lower_flops(const call *c); /* flops.c */
 
 /* ------------------------------------------------------------------ widen.c: types that kernels do
  * not compute in */
