@@ -16,10 +16,18 @@ static mtbal_status count_op(mtbal_node *node, void *context)
 {
     const counter *c = context;
     cli_rewritten *r = c->r;
-    int i = 0;
-    while (i < r->nops &&
-           (strcmp(r->ops[i].op, node->op) || strcmp(r->ops[i].domain, node->domain)))
-        i++;
+    const char *op = mtbal_intern(r->arena, node->op);
+    const char *domain = mtbal_intern(r->arena, node->domain);
+    if (!op || !domain)
+        return MTBAL_NOMEM;
+    int last = mtbal_map_get(&r->op_of, op), i = last;
+    while (i >= 0 && r->ops[i].domain != domain)
+        i = r->ops[i].before_it;
+    if (i < 0) {
+        i = r->nops;
+        if (!mtbal_map_set(&r->op_of, r->arena, op, i))
+            return MTBAL_NOMEM;
+    }
     if (i == r->op_capacity) {
         int capacity = r->op_capacity ? 2 * r->op_capacity : 64;
         cli_op_count *bigger = mtbal_arena_array(r->arena, (size_t)capacity, sizeof *bigger);
@@ -31,8 +39,7 @@ static mtbal_status count_op(mtbal_node *node, void *context)
         r->op_capacity = capacity;
     }
     if (i == r->nops)
-        r->ops[r->nops++] = (cli_op_count){mtbal_intern(r->arena, node->domain),
-                                           mtbal_intern(r->arena, node->op), 0, 0};
+        r->ops[r->nops++] = (cli_op_count){domain, op, last, 0, 0};
     *(c->after ? &r->ops[i].after : &r->ops[i].before) += 1;
     return MTBAL_OK;
 }

@@ -8,7 +8,8 @@
 #include "train/calibrate.h"
 
 typedef struct cli_op_count {
-    const char *domain, *op;
+    const char *domain, *op; /* interned */
+    int before_it;           /* the last one of its name before it, in another domain; -1: none */
     int before, after;
 } cli_op_count;
 
@@ -20,6 +21,7 @@ typedef struct cli_rewritten {
     const mtbal_context *context; /* NULL: nothing was rewritten */
     int nops, op_capacity;
     cli_op_count *ops;
+    mtbal_map op_of; /* name -> the last of that name */
     int nodes_before, nodes_after;
     int64_t bytes_before, bytes_after;
     double seconds;

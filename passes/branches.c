@@ -4,6 +4,8 @@
 #include "passes/gradients/gradients.h"
 #include "passes/internal.h"
 
+#include <string.h>
+
 typedef struct reading {
     const bool *marked; /* by value id */
     int n;
@@ -38,18 +40,28 @@ typedef struct crossing {
     mtbal_sweep *s;
     mtbal_node *node;
     mtbal_diag *diag;
-    int nwanted;
+    int nwanted, room;
     mtbal_value **wanted; /* values around the If that its branches read and the sweep wants */
-    bool *seen;           /* by value id */
+    mtbal_tables *seen;
     const char *refused;
 } crossing;
 
 static mtbal_status want(crossing *x, mtbal_value *v)
 {
     const mtbal_sweep *s = x->s;
-    if (!v || v->id >= s->nvalues || !s->active[v->id] || x->seen[v->id])
+    if (!v || v->id >= s->nvalues || !s->active[v->id] || x->seen->marked[v->id])
         return MTBAL_OK;
-    x->seen[v->id] = true;
+    if (x->nwanted == x->room) {
+        x->room = x->room ? 2 * x->room : 8;
+        mtbal_value **more =
+            mtbal_arena_array(s->graph->model->arena, (size_t)x->room, sizeof *more);
+        if (!more)
+            return mtbal_no_memory(x->diag);
+        if (x->nwanted)
+            memcpy(more, x->wanted, (size_t)x->nwanted * sizeof *more);
+        x->wanted = more;
+    }
+    x->seen->marked[v->id] = true;
     x->wanted[x->nwanted++] = v;
     return MTBAL_OK;
 }
@@ -118,26 +130,14 @@ static mtbal_status give_out(const crossing *x, mtbal_builder *b, mtbal_value *c
     return MTBAL_OK;
 }
 
-static mtbal_status branch_gradient(const crossing *x, mtbal_graph *from, const char *name,
-                                    mtbal_graph **result)
+/* The copy in `graph`, differentiated. map: of the branch's values; t: for ids below n. */
+static mtbal_status differentiate_copy(const crossing *x, const mtbal_graph *from,
+                                       mtbal_graph *graph, const char *prefix,
+                                       const mtbal_tables *map, mtbal_tables *t, int n)
 {
-    mtbal_model *model = from->model;
-    mtbal_arena *arena = model->arena;
-    mtbal_graph *graph = mtbal_graph_new(model, x->s->graph, name);
-    int nmap = model->nvalues;
-    const char *prefix = mtbal_arena_printf(arena, "%s%s/", x->s->b->prefix, name);
-    mtbal_value **map = mtbal_arena_array(arena, (size_t)nmap, sizeof *map);
-    if (!graph || !map || !prefix)
-        return mtbal_no_memory(x->diag);
-    MTBAL_TRY(copy_forward(x, from, graph, map, nmap, prefix));
-    int n = model->nvalues;
-    mtbal_value **cotangent = mtbal_arena_array(arena, (size_t)n, sizeof *cotangent);
-    bool *active = mtbal_arena_array(arena, (size_t)n, sizeof *active);
-    if (!cotangent || !active)
-        return mtbal_no_memory(x->diag);
     for (int i = 0; i < x->nwanted; i++)
-        active[x->wanted[i]->id] = true;
-    mark_active(graph, active);
+        t->marked[x->wanted[i]->id] = true;
+    mark_active(graph, t->marked);
     mtbal_builder b = *x->s->b;
     b.graph = graph;
     b.before = NULL;
@@ -145,7 +145,7 @@ static mtbal_status branch_gradient(const crossing *x, mtbal_graph *from, const 
     for (int i = 0; i < x->node->nout && i < from->noutputs; i++) {
         const mtbal_value *out = x->node->out[i];
         mtbal_value *dy = out && out->id < x->s->nvalues ? x->s->cotangent[out->id] : NULL;
-        mtbal_value **slot = &cotangent[copied(map, nmap, from->outputs[i])->id];
+        mtbal_value **slot = &t->value[copied(map->value, map->capacity, from->outputs[i])->id];
         if (dy)
             *slot = *slot ? mtbal_emit(&b, "Add", *slot, dy) : dy;
     }
@@ -153,12 +153,64 @@ static mtbal_status branch_gradient(const crossing *x, mtbal_graph *from, const 
     inner.graph = graph;
     inner.b = &b;
     inner.nvalues = n;
-    inner.cotangent = cotangent;
-    inner.active = active;
+    inner.cotangent = t->value;
+    inner.active = t->marked;
     inner.nodes = NULL;
     MTBAL_TRY(mtbal_differentiate(&inner));
+    return give_out(x, &b, t->value);
+}
+
+static mtbal_status clear_defined(mtbal_node *node, void *context)
+{
+    for (int i = 0; i < node->nout; i++)
+        mtbal_tables_clear(context, node->out[i]);
+    for (mtbal_attr *a = node->attrs; a; a = a->next) {
+        const mtbal_graph *g = a->kind == MTBAL_ATTR_GRAPH ? a->g : NULL;
+        for (int i = 0; g && i < g->ninputs; i++)
+            mtbal_tables_clear(context, g->inputs[i]);
+        for (int i = 0; g && i < g->ninitializers; i++)
+            mtbal_tables_clear(context, g->initializers[i]);
+    }
+    return MTBAL_OK;
+}
+
+/* Of the maps: what copying entered. */
+static void clear_map(mtbal_graph *from, mtbal_tables *map)
+{
+    for (int i = 0; i < from->ninitializers; i++)
+        mtbal_tables_clear(map, from->initializers[i]);
+    mtbal_graph_walk(from, clear_defined, map);
+}
+
+static mtbal_status branch_gradient(const crossing *x, mtbal_graph *from, const char *name,
+                                    mtbal_graph **result)
+{
+    mtbal_model *model = from->model;
+    mtbal_tables **pool = x->s->tables;
+    mtbal_graph *graph = mtbal_graph_new(model, x->s->graph, name);
+    int first = model->nvalues;
+    const char *prefix = mtbal_arena_printf(model->arena, "%s%s/", x->s->b->prefix, name);
+    mtbal_tables *map = mtbal_tables_take(pool, first), *t = NULL;
+    mtbal_status status = graph && map && prefix ? MTBAL_OK : mtbal_no_memory(x->diag);
+    if (status == MTBAL_OK)
+        status = copy_forward(x, from, graph, map->value, map->capacity, prefix);
+    int n = model->nvalues;
+    if (status == MTBAL_OK && !(t = mtbal_tables_take(pool, n)))
+        status = mtbal_no_memory(x->diag);
+    if (status == MTBAL_OK)
+        status = differentiate_copy(x, from, graph, prefix, map, t, n);
+    for (int i = 0; t && i < x->nwanted; i++)
+        mtbal_tables_clear(t, x->wanted[i]);
+    for (int i = 0; t && i < from->noutputs; i++)
+        mtbal_tables_clear(t, from->outputs[i]);
+    if (t)
+        mtbal_tables_give(pool, t, first, n);
+    if (map) {
+        clear_map(from, map);
+        mtbal_tables_give(pool, map, 0, 0);
+    }
     *result = graph;
-    return give_out(x, &b, cotangent);
+    return status;
 }
 
 /* ------------------------------------------------------------------ the node */
@@ -184,29 +236,36 @@ static mtbal_status emit_gradient(const crossing *x, mtbal_graph *yes, mtbal_gra
     return s->b->status;
 }
 
+static mtbal_status cross_branches(crossing *x, mtbal_graph *yes, mtbal_graph *no)
+{
+    mtbal_graph *dyes, *dno;
+    MTBAL_TRY(collect(x->node, x)); /* its own outputs: those of the branches */
+    MTBAL_TRY(mtbal_graph_walk(yes, collect, x));
+    MTBAL_TRY(mtbal_graph_walk(no, collect, x));
+    if (x->refused)
+        return mtbal_fail(x->diag, MTBAL_UNSUPPORTED, x->node->name, NULL, "%s", x->refused);
+    MTBAL_TRY(branch_gradient(x, yes, "then", &dyes));
+    MTBAL_TRY(branch_gradient(x, no, "else", &dno));
+    return emit_gradient(x, dyes, dno);
+}
+
 /* Adds to the cotangents of what the branches read, which are no operands of the node. */
 mtbal_status mtbal_rule_if(mtbal_gradient *g)
 {
     mtbal_sweep *s = g->sweep;
     mtbal_node *node = g->node;
     mtbal_diag *diag = g->diag;
-    mtbal_attr *yes = mtbal_attr_find(node, "then_branch"),
-               *no = mtbal_attr_find(node, "else_branch");
-    mtbal_arena *arena = s->graph->model->arena;
-    mtbal_graph *dyes, *dno;
+    const mtbal_attr *yes = mtbal_attr_find(node, "then_branch"),
+                     *no = mtbal_attr_find(node, "else_branch");
     crossing x = {.s = s, .node = node, .diag = diag};
     if (!yes || !no || !yes->g || !no->g)
         return mtbal_fail(diag, MTBAL_INVALID, node->name, NULL, "a branch is missing");
-    x.wanted = mtbal_arena_array(arena, (size_t)s->nvalues, sizeof *x.wanted);
-    x.seen = mtbal_arena_array(arena, (size_t)s->nvalues, sizeof *x.seen);
-    if (!x.wanted || !x.seen)
+    x.seen = mtbal_tables_take(s->tables, s->nvalues);
+    if (!x.seen)
         return mtbal_no_memory(diag);
-    MTBAL_TRY(collect(node, &x)); /* its own outputs: those of the branches */
-    MTBAL_TRY(mtbal_graph_walk(yes->g, collect, &x));
-    MTBAL_TRY(mtbal_graph_walk(no->g, collect, &x));
-    if (x.refused)
-        return mtbal_fail(diag, MTBAL_UNSUPPORTED, node->name, NULL, "%s", x.refused);
-    MTBAL_TRY(branch_gradient(&x, yes->g, "then", &dyes));
-    MTBAL_TRY(branch_gradient(&x, no->g, "else", &dno));
-    return emit_gradient(&x, dyes, dno);
+    mtbal_status status = cross_branches(&x, yes->g, no->g);
+    for (int i = 0; i < x.nwanted; i++)
+        mtbal_tables_clear(x.seen, x.wanted[i]);
+    mtbal_tables_give(s->tables, x.seen, 0, 0);
+    return status;
 }

@@ -52,6 +52,10 @@ static uint64_t hash_node(const mtbal_node *node)
             h = mix_bytes(h, &a->f, sizeof a->f);
         else if (a->kind == MTBAL_ATTR_INTS)
             h = mix_bytes(h, a->ints, (size_t)a->n * sizeof *a->ints);
+        else if (a->kind == MTBAL_ATTR_FLOATS)
+            h = mix_bytes(h, a->floats, (size_t)a->n * sizeof *a->floats);
+        else if (a->kind == MTBAL_ATTR_STRING)
+            h = mix_bytes(h, a->s, a->s_len);
         else if (a->kind == MTBAL_ATTR_TENSOR)
             h = mix_bytes(h, a->t->data, a->t->bytes);
     }

@@ -114,6 +114,7 @@ mtbal_status mtbal_rule_decomposed(mtbal_gradient *g)
 {
     mtbal_model *model = g->b->graph->model;
     mtbal_node *before = g->b->graph->last;
+    int first = model->nvalues;
     mtbal_value **y = mtbal_arena_array(model->arena, (size_t)g->ny, sizeof(mtbal_value *));
     if (!y)
         return mtbal_no_memory(g->diag);
@@ -121,20 +122,19 @@ mtbal_status mtbal_rule_decomposed(mtbal_gradient *g)
     MTBAL_TRY(g->b->status);
     if (why)
         return mtbal_fail(g->diag, MTBAL_UNSUPPORTED, g->node->name, NULL, "%s", why);
-    size_t n = (size_t)model->nvalues;
-    mtbal_sweep s = {.graph = g->b->graph, .b = g->b, .nvalues = model->nvalues};
-    bool *active = mtbal_malloc(n * sizeof *active);
-    mtbal_value **cotangent = mtbal_malloc(n * sizeof *cotangent);
-    mtbal_status status = active && cotangent ? MTBAL_OK : mtbal_no_memory(g->diag);
-    if (status == MTBAL_OK) {
-        memset(active, 0, n * sizeof *active);
-        memset(cotangent, 0, n * sizeof *cotangent);
-        s.active = active;
-        s.cotangent = cotangent;
-        status = cross_written(g, before, y, &s, active);
-    }
-    mtbal_free(active);
-    mtbal_free(cotangent);
+    mtbal_tables *t = mtbal_tables_take(g->sweep->tables, model->nvalues);
+    if (!t)
+        return mtbal_no_memory(g->diag);
+    mtbal_sweep s = {.graph = g->b->graph,
+                     .b = g->b,
+                     .nvalues = model->nvalues,
+                     .active = t->marked,
+                     .cotangent = t->value,
+                     .tables = g->sweep->tables};
+    mtbal_status status = cross_written(g, before, y, &s, t->marked);
+    for (int i = 0; i < g->nx; i++)
+        mtbal_tables_clear(t, g->x[i]);
+    mtbal_tables_give(g->sweep->tables, t, first, s.nvalues);
     return status;
 }
 
@@ -167,7 +167,7 @@ static mtbal_status visit(mtbal_sweep *s, mtbal_node *node, mtbal_diag *blocked,
     return MTBAL_OK;
 }
 
-mtbal_status mtbal_differentiate(mtbal_sweep *s)
+static mtbal_status sweep(mtbal_sweep *s)
 {
     mtbal_diag blocked = {0};
     int count = 0;
@@ -184,4 +184,16 @@ mtbal_status mtbal_differentiate(mtbal_sweep *s)
                           "%d node%s cannot be differentiated: %s", count, count > 1 ? "s" : "",
                           blocked.what);
     return s->b->status;
+}
+
+mtbal_status mtbal_differentiate(mtbal_sweep *s)
+{
+    mtbal_tables *pool = NULL;
+    if (s->tables)
+        return sweep(s);
+    s->tables = &pool;
+    mtbal_status status = sweep(s);
+    s->tables = NULL;
+    mtbal_tables_free(pool);
+    return status;
 }

@@ -170,6 +170,23 @@ typedef struct mtbal_measured {
     mtbal_scope scope;
 } mtbal_measured;
 
+/* ------------------------------------------------------------------ tables.c */
+
+/* Two tables by value id, all zero when taken. */
+typedef struct mtbal_tables {
+    struct mtbal_tables *next;
+    int capacity;
+    bool *marked;
+    mtbal_value **value;
+} mtbal_tables;
+/* For ids below n. NULL: out of memory. */
+mtbal_tables *mtbal_tables_take(mtbal_tables **pool, int n);
+/* To be called, before they are given back, for each value that has an entry. */
+void mtbal_tables_clear(mtbal_tables *tables, const mtbal_value *value);
+/* The ids in [from, to) are cleared, too. */
+void mtbal_tables_give(mtbal_tables **pool, mtbal_tables *tables, int from, int to);
+void mtbal_tables_free(mtbal_tables *pool);
+
 /* ------------------------------------------------------------------ branches.c */
 
 /* Does the node, or one of its subgraphs, read a value that `marked` [n], by value id, marks? */

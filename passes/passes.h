@@ -225,6 +225,7 @@ typedef struct mtbal_sweep {
      */
     mtbal_status (*refuse)(mtbal_node *node, const char *why, void *context);
     void *context;
+    struct mtbal_tables **tables; /* a pool that others share; NULL: one of its own */
 } mtbal_sweep;
 mtbal_status mtbal_differentiate(mtbal_sweep *sweep);
 
