@@ -79,8 +79,14 @@ rt_tensor *mtbal_instance_state(mtbal_instance *instance, const char *name);
 int mtbal_plan_ports(const mtbal_plan *plan, const mtbal_port **inputs, int *ninputs,
                      const mtbal_port **outputs, int *noutputs, const mtbal_port **states,
                      int *nstates);
-/* One step: runs all calls; states hold their next values afterwards. Allocates nothing. */
-void mtbal_instance_run(mtbal_instance *instance, uint64_t seed);
+/* One step: runs all calls; states hold their next values afterwards. Allocates nothing. When it
+ * fails, outputs and states hold anything: MTBAL_INVALID: a kernel met data that it cannot work
+ * with, mtbal_instance_fault says which; MTBAL_INTERRUPTED: by env->stop. */
+mtbal_status mtbal_instance_run(mtbal_instance *instance, uint64_t seed);
+/* Of the last run: what was wrong, and the label of the node. */
+const rt_fault *mtbal_instance_fault(const mtbal_instance *instance, const char **label);
+/* The same as text: "node N (OP): index 700 of an axis of 512". */
+void mtbal_fault_text(const rt_fault *fault, const char *label, char *to, size_t size);
 rt_env *mtbal_instance_env(mtbal_instance *instance);
 
 #endif

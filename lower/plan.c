@@ -188,6 +188,7 @@ struct mtbal_instance {
     void *blocks[NREGIONS], *scratch_block, *pool_block;
     unsigned char *base[NREGIONS];
     rt_env env;
+    rt_fault fault;
     rt_program program;
     mtbal_port *inputs, *outputs, *states;
 };
@@ -252,6 +253,7 @@ static mtbal_status make_env(mtbal_instance *s, int threads)
     s->env.scratch_size = RT_SCRATCH_BYTES;
     s->env.scratch = aligned_block((size_t)threads * RT_SCRATCH_BYTES, &s->scratch_block);
     s->env.cpu = rt_cpu_detect();
+    s->env.fault = &s->fault;
     return s->env.scratch ? MTBAL_OK : MTBAL_NOMEM;
 }
 
@@ -358,10 +360,31 @@ rt_tensor *mtbal_instance_state(mtbal_instance *instance, const char *name)
     return find_port(instance, instance->states, &instance->plan->state_of, name);
 }
 
-void mtbal_instance_run(mtbal_instance *instance, uint64_t seed)
+mtbal_status mtbal_instance_run(mtbal_instance *instance, uint64_t seed)
 {
     instance->env.seed = seed;
-    rt_run(&instance->env, &instance->program);
+    switch (rt_run(&instance->env, &instance->program)) {
+    case RT_DONE:
+        return MTBAL_OK;
+    case RT_STOPPED:
+        return MTBAL_INTERRUPTED;
+    default:
+        return MTBAL_INVALID;
+    }
+}
+
+const rt_fault *mtbal_instance_fault(const mtbal_instance *instance, const char **label)
+{
+    const rt_fault *fault = &instance->fault;
+    *label = fault->format ? instance->plan->calls[fault->call].label : NULL;
+    return fault;
+}
+
+void mtbal_fault_text(const rt_fault *fault, const char *label, char *to, size_t size)
+{
+    int n = snprintf(to, size, "node %.200s: ", label ? label : "?");
+    if (n >= 0 && (size_t)n < size)
+        snprintf(to + n, size - (size_t)n, fault->format, fault->value, fault->limit);
 }
 
 rt_env *mtbal_instance_env(mtbal_instance *instance)

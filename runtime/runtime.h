@@ -51,16 +51,32 @@ typedef struct rt_tensor {
 
 /* ------------------------------------------------------------------ threads.c */
 
+/* Why a run failed: a kernel met data that it cannot work with. */
+typedef struct rt_fault {
+    const char
+        *format; /* printf's, of value and limit: "index %lld of an axis of %lld"; NULL: none */
+    long long value, limit;
+    int64_t element, count; /* where: an element of the operand that holds it, of so many */
+    int32_t call;           /* of the program */
+} rt_fault;
+
 typedef struct rt_pool rt_pool;
 /* What a kernel may lean on: threads, and for each thread a piece of scratch memory. */
 typedef struct rt_env {
-    int nthreads;           /* >= 1 */
-    rt_pool *pool;          /* NULL when nthreads is 1 */
-    unsigned char *scratch; /* nthreads pieces of scratch_size bytes, 64-byte aligned */
-    size_t scratch_size;    /* RT_SCRATCH_BYTES */
-    int cpu;                /* rt_cpu_detect(), or a lower level to force another kernel choice */
-    uint64_t seed;          /* of random kernels; the driver changes it from step to step */
+    int nthreads;             /* >= 1 */
+    rt_pool *pool;            /* NULL when nthreads is 1 */
+    unsigned char *scratch;   /* nthreads pieces of scratch_size bytes, 64-byte aligned */
+    size_t scratch_size;      /* RT_SCRATCH_BYTES */
+    int cpu;                  /* rt_cpu_detect(), or a lower level to force another kernel choice */
+    uint64_t seed;            /* of random kernels; the driver changes it from step to step */
+    rt_fault *fault;          /* what kernels found wrong; NULL: nobody asks */
+    const volatile int *stop; /* not 0: end as soon as possible, results do not count; or NULL */
 } rt_env;
+
+static inline int rt_stopped(const rt_env *env)
+{
+    return env->stop && *env->stop;
+}
 
 /* Per-thread scratch that any kernel may count on: packing buffers of GEMM. */
 #define RT_SCRATCH_BYTES ((size_t)768 * 1024)
@@ -69,7 +85,7 @@ enum { RT_CPU_PORTABLE = 0, RT_CPU_AVX2 = 1, RT_CPU_AVX512 = 2 };
 int rt_cpu_detect(void);
 
 /* body(context, first, last, thread) on [0, count) cut into pieces of `grain` (the last may be
- * shorter), in any order, on any thread. Returns when all are done. */
+ * shorter), in any order, on any thread. Returns when all are done, or skipped after env->stop. */
 typedef void rt_range_fn(void *context, int64_t first, int64_t last, int thread);
 void rt_parallel(const rt_env *env, int64_t count, int64_t grain, rt_range_fn *body, void *context);
 
@@ -260,8 +276,21 @@ typedef struct rt_program {
     int32_t ncalls;
 } rt_program;
 
-/* Executes all calls in order. */
-void rt_run(const rt_env *env, const rt_program *program);
+typedef enum rt_status {
+    RT_DONE = 0,
+    RT_FAILED,  /* env->fault says why; what later calls would have written is as it was */
+    RT_STOPPED, /* by env->stop, anywhere */
+} rt_status;
+
+/* Executes all calls in order, up to one that fails. */
+rt_status rt_run(const rt_env *env, const rt_program *program);
+
+/* For kernels that meet data that they cannot work with: notes it (the first in order of elements,
+ * of one call) after which the kernel returns without reading by such data. By the thread that
+ * calls the kernel, so that what is reported does not depend on the number of threads. `at` holds
+ * the value. */
+void rt_fail(const rt_env *env, const char *format, int64_t value, int64_t limit,
+             const rt_tensor *at, int64_t element);
 
 /* ------------------------------------------------------------------ helpers for kernels (inline)
  */

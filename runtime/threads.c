@@ -17,6 +17,7 @@ struct rt_pool {
     int stop;
     unsigned long job; /* number of the present job */
     int busy;          /* workers that have not finished it */
+    const rt_env *env; /* of the present job, as the following */
     rt_range_fn *body;
     void *context;
     int64_t count, grain;
@@ -29,7 +30,7 @@ struct rt_pool {
 
 static void take_pieces(rt_pool *pool, int thread)
 {
-    for (;;) {
+    while (!rt_stopped(pool->env)) {
         int64_t first = atomic_fetch_add(&pool->next, pool->grain);
         if (first >= pool->count)
             return;
@@ -96,10 +97,12 @@ void rt_pool_stop(rt_pool *pool)
     pthread_cond_destroy(&pool->done);
 }
 
-static void run_on_pool(rt_pool *pool, int64_t count, int64_t grain, rt_range_fn *body,
+static void run_on_pool(const rt_env *env, int64_t count, int64_t grain, rt_range_fn *body,
                         void *context)
 {
+    rt_pool *pool = env->pool;
     pthread_mutex_lock(&pool->lock);
+    pool->env = env;
     pool->body = body;
     pool->context = context;
     pool->count = count;
@@ -129,10 +132,10 @@ void rt_pool_stop(rt_pool *pool)
 {
     (void)pool;
 }
-static void run_on_pool(rt_pool *pool, int64_t count, int64_t grain, rt_range_fn *body,
+static void run_on_pool(const rt_env *env, int64_t count, int64_t grain, rt_range_fn *body,
                         void *context)
 {
-    (void)pool, (void)grain;
+    (void)env, (void)grain;
     body(context, 0, count, 0);
 }
 #endif
@@ -142,9 +145,9 @@ void rt_parallel(const rt_env *env, int64_t count, int64_t grain, rt_range_fn *b
     if (count <= 0)
         return;
     if (env->nthreads > 1 && env->pool && count > grain) {
-        run_on_pool(env->pool, count, grain, body, context);
+        run_on_pool(env, count, grain, body, context);
         return;
     }
-    for (int64_t first = 0; first < count; first += grain)
+    for (int64_t first = 0; first < count && !rt_stopped(env); first += grain)
         body(context, first, first + grain < count ? first + grain : count, 0);
 }

@@ -144,6 +144,49 @@ void rt_set_f64(const rt_tensor *t, int64_t i, double x)
 int64_t rt_index(const rt_tensor *t, int64_t i, int64_t size)
 {
     int64_t at = rt_get_i64(t, i);
-    at += at < 0 ? size : 0;
-    return at < 0 ? 0 : at >= size ? size - 1 : at;
+    return at < 0 ? at + size : at;
+}
+
+/* Whether all are in [low, low + span). Without branches, so that compilers vectorise it. */
+#define ALL_WITHIN(T)                         \
+    for (int64_t i = first; i < n; i += step) \
+        bad |= (uint64_t)(int64_t)((const T *)t->data)[i] - (uint64_t)low >= span;
+
+int rt_within(const rt_env *env, const rt_tensor *t, int64_t first, int64_t step, int64_t low,
+              int64_t limit, const char *format)
+{
+    int64_t n = rt_count(t);
+    uint64_t span = (uint64_t)limit - (uint64_t)low;
+    int bad = 0;
+    if (t->dtype == RT_I64) {
+        ALL_WITHIN(int64_t)
+    } else if (t->dtype == RT_I32) {
+        ALL_WITHIN(int32_t)
+    } else {
+        for (int64_t i = first; i < n; i += step)
+            bad |= (uint64_t)rt_get_i64(t, i) - (uint64_t)low >= span;
+    }
+    for (int64_t i = first; i < n && bad; i += step)
+        if ((uint64_t)rt_get_i64(t, i) - (uint64_t)low >= span) {
+            rt_fail(env, format, rt_get_i64(t, i), limit, t, i);
+            break;
+        }
+    return !bad;
+}
+
+int rt_indices_fit(const rt_env *env, const rt_tensor *t, int64_t size)
+{
+    return rt_within(env, t, 0, 1, -size, size, RT_BAD_INDEX);
+}
+
+int rt_lengths_fit(const rt_env *env, const rt_tensor *lengths, int64_t steps)
+{
+    for (int64_t i = 0; lengths->data && i < rt_count(lengths); i++) {
+        int64_t length = rt_get_i64(lengths, i);
+        if (length >= 0 && length <= steps)
+            continue;
+        rt_fail(env, "length %lld of a sequence of %lld steps", length, steps, lengths, i);
+        return 0;
+    }
+    return 1;
 }

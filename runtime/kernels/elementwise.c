@@ -198,15 +198,15 @@ static uint64_t int_pow(int64_t x, int64_t y)
     return result;
 }
 
-/* Defined for every pair: division by 0 gives 0, and the smallest number over -1 wraps. */
+/* Division by 0 has failed before (divisors_fit); the smallest number over -1 wraps. */
 static int64_t int_div(int64_t x, int64_t y)
 {
-    return y == 0 ? 0 : y == -1 ? (int64_t)(0 - (uint64_t)x) : x / y;
+    return y == -1 ? (int64_t)(0 - (uint64_t)x) : x / y;
 }
 
 static int64_t int_mod(int64_t x, int64_t y, int like_c)
 {
-    int64_t r = y == 0 || y == -1 ? 0 : x % y;
+    int64_t r = y == -1 ? 0 : x % y;
     return !like_c && r && (r < 0) != (y < 0) ? r + y : r;
 }
 
@@ -310,11 +310,27 @@ static void binary_range(void *context, int64_t first, int64_t last, int thread)
     }
 }
 
+/* Whether integers are divided by no 0. */
+static int divisors_fit(const rt_env *env, int op, const rt_tensor *y)
+{
+    int64_t n = rt_count(y);
+    if (rt_is_float(y->dtype) || (op != RT_DIV && op != RT_MOD && op != RT_FMOD))
+        return 1;
+    for (int64_t i = 0; i < n; i++)
+        if (rt_get_i64(y, i) == 0) {
+            rt_fail(env, "an integer divided by %lld", 0, 0, y, i);
+            return 0;
+        }
+    return 1;
+}
+
 /* binary: A, B broadcast -> Y. op: rt_binary_op; comparisons give bool. Pow may have operands of
  * two types. */
 void rt_binary(const rt_env *env, const void *attr, const rt_tensor *in, const rt_tensor *out)
 {
     binary_job j = {((const rt_binary_attr *)attr)->op, {0, 0, {0}, {{0}}}, in, &out[0]};
+    if (RT_USES_INTEGERS && rt_count(&out[0]) && !divisors_fit(env, j.op, &in[1]))
+        return;
     plan_broadcast(&j.b, &out[0], in, 2);
     rt_parallel(env, rt_count(&out[0]), 32768, binary_range, &j);
 }

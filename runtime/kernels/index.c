@@ -1,7 +1,8 @@
-/* runtime/kernels/index.c: gathers, scatters, selections. An index from data is clamped into its
- * axis. */
+/* runtime/kernels/index.c: gathers, scatters, selections. An index outside of its axis fails the
+ * run. */
 #include "runtime/kernels/kernels.h"
 
+#include <math.h>
 #include <string.h>
 
 /* gather: X, indices -> Y along `axis`. */
@@ -11,8 +12,9 @@ void rt_gather(const rt_env *env, const void *attr, const rt_tensor *in, const r
     int axis = ((const rt_gather_attr *)attr)->axis;
     int64_t outer = rt_product(x->dims, 0, axis), size = x->dims[axis], n = rt_count(&in[1]);
     size_t row = (size_t)rt_product(x->dims, axis + 1, x->rank) * rt_dtype_size(x->dtype);
-    (void)env;
-    for (int64_t o = 0; o < outer && size; o++)
+    if (!rt_indices_fit(env, &in[1], size))
+        return;
+    for (int64_t o = 0; o < outer; o++)
         for (int64_t i = 0; i < n; i++)
             memcpy((char *)out[0].data + (size_t)(o * n + i) * row,
                    (const char *)x->data + (size_t)(o * size + rt_index(&in[1], i, size)) * row,
@@ -39,8 +41,9 @@ void rt_gather_elements(const rt_env *env, const void *attr, const rt_tensor *in
     int axis = ((const rt_gather_elements_attr *)attr)->axis;
     int64_t n = rt_count(&in[1]);
     size_t size = rt_dtype_size(in[0].dtype);
-    (void)env;
-    for (int64_t i = 0; i < n && rt_count(&in[0]); i++)
+    if (!rt_indices_fit(env, &in[1], in[0].dims[axis]))
+        return;
+    for (int64_t i = 0; i < n; i++)
         memcpy((char *)out[0].data + (size_t)i * size,
                (const char *)in[0].data + (size_t)element_at(&in[0], &in[1], i, axis) * size, size);
 }
@@ -61,6 +64,19 @@ static int64_t slice_at(const rt_tensor *data, const rt_tensor *index, int64_t i
     return at;
 }
 
+/* Whether the indices of a gather_nd or scatter_nd fit, each of its axis. */
+static int indices_nd_fit(const rt_env *env, const rt_tensor *data, const rt_tensor *index,
+                          int batch_dims)
+{
+    int64_t depth = index->dims[index->rank - 1];
+    int fit = 1;
+    for (int64_t k = 0; k < depth; k++) {
+        int64_t size = data->dims[batch_dims + k];
+        fit &= rt_within(env, index, k, depth, -size, size, RT_BAD_INDEX);
+    }
+    return fit;
+}
+
 /* gather_nd: X, indices (.., depth) -> Y. */
 void rt_gather_nd(const rt_env *env, const void *attr, const rt_tensor *in, const rt_tensor *out)
 {
@@ -70,8 +86,9 @@ void rt_gather_nd(const rt_env *env, const void *attr, const rt_tensor *in, cons
     int64_t n = rt_product(index->dims, 0, index->rank - 1),
             slices = rt_product(x->dims, batch, batch + depth);
     size_t size = (size_t)rt_product(x->dims, batch + depth, x->rank) * rt_dtype_size(x->dtype);
-    (void)env;
-    for (int64_t i = 0; i < n && rt_count(x); i++)
+    if (!indices_nd_fit(env, x, index, batch))
+        return;
+    for (int64_t i = 0; i < n; i++)
         memcpy((char *)out[0].data + (size_t)i * size,
                (const char *)x->data + (size_t)slice_at(x, index, i, batch, slices) * size, size);
 }
@@ -114,9 +131,10 @@ void rt_scatter_elements(const rt_env *env, const void *attr, const rt_tensor *i
 {
     const rt_scatter_elements_attr *a = (const rt_scatter_elements_attr *)attr;
     int64_t n = rt_count(&in[1]);
-    (void)env;
+    if (!rt_indices_fit(env, &in[1], out[0].dims[a->axis]))
+        return;
     copy_data(&in[0], &out[0]);
-    for (int64_t i = 0; i < n && rt_count(&out[0]); i++)
+    for (int64_t i = 0; i < n; i++)
         combine(&out[0], element_at(&out[0], &in[1], i, a->axis), &in[2], i, a->reduction);
 }
 
@@ -128,9 +146,10 @@ void rt_scatter_nd(const rt_env *env, const void *attr, const rt_tensor *in, con
     int64_t n = rt_product(index->dims, 0, index->rank - 1),
             size = rt_product(y->dims, depth, y->rank);
     int reduction = ((const rt_scatter_nd_attr *)attr)->reduction;
-    (void)env;
+    if (!indices_nd_fit(env, y, index, 0))
+        return;
     copy_data(&in[0], y);
-    for (int64_t i = 0; i < n && rt_count(y); i++) {
+    for (int64_t i = 0; i < n; i++) {
         int64_t at = slice_at(y, index, i, 0, 0) * size;
         for (int64_t k = 0; k < size; k++)
             combine(y, at + k, &in[2], i * size + k, reduction);
@@ -143,9 +162,11 @@ void rt_gather_grad(const rt_env *env, const void *attr, const rt_tensor *in, co
 {
     const rt_tensor *dx = &out[0];
     int64_t n = rt_count(&in[1]), rows = dx->dims[0], row = rt_product(dx->dims, 1, dx->rank);
-    (void)env, (void)attr;
+    (void)attr;
+    if (!rt_indices_fit(env, &in[1], rows))
+        return;
     memset(dx->data, 0, (size_t)rt_count(dx) * rt_dtype_size(dx->dtype));
-    for (int64_t i = 0; i < n && rows; i++) {
+    for (int64_t i = 0; i < n; i++) {
         int64_t to = rt_index(&in[1], i, rows) * row;
         for (int64_t k = 0; k < row; k++)
             combine(dx, to + k, &in[0], i * row + k, 1);
@@ -163,9 +184,10 @@ void rt_one_hot(const rt_env *env, const void *attr, const rt_tensor *in, const 
     (void)env;
     for (int64_t i = 0; i < n; i++) {
         int64_t from = i / (inner * depth) * inner + i % inner, k = i / inner % depth;
-        int64_t at =
-            rt_is_float(in[0].dtype) ? (int64_t)rt_get_f64(&in[0], from) : rt_get_i64(&in[0], from);
-        int hit = at == k || at + depth == k;
+        /* of a float too: a whole number, or the one below it in size */
+        double at = rt_is_float(in[0].dtype) ? trunc(rt_get_f64(&in[0], from))
+                                             : (double)rt_get_i64(&in[0], from);
+        int hit = at == (double)k || at + (double)depth == (double)k;
         memcpy((char *)y->data + (size_t)i * size, (const char *)in[2].data + (hit ? size : 0),
                size);
     }

@@ -1,9 +1,11 @@
 /* runtime/kernels/loss.c: SoftmaxCrossEntropyLoss and NegativeLogLikelihoodLoss, logits (N, C,
  * D..), labels (N, D..), and their gradients. reduction: 0 none, 1 mean, 2 sum. A label outside the
- * classes counts as ignored. */
+ * classes fails the run, but for ignore_index. */
 #include "runtime/kernels/kernels.h"
 
 #include <math.h>
+
+#define BAD_LABEL "label %lld of %lld classes"
 
 typedef struct classes {
     const rt_class_loss_attr *at;
@@ -20,12 +22,28 @@ static classes read_classes(const void *attr, const rt_tensor *x, const rt_tenso
     return k;
 }
 
+/* Whether every label is a class, or ignored. */
+static int labels_fit(const rt_env *env, const classes *k)
+{
+    const rt_class_loss_attr *a = k->at;
+    if (!a->ignores || (a->ignore_index >= 0 && a->ignore_index < k->c))
+        return rt_within(env, k->labels, 0, 1, 0, k->c, BAD_LABEL);
+    for (int64_t e = 0; e < k->count; e++) {
+        int64_t label = rt_get_i64(k->labels, e);
+        if ((label < 0 || label >= k->c) && label != a->ignore_index) {
+            rt_fail(env, BAD_LABEL, label, k->c, k->labels, e);
+            return 0;
+        }
+    }
+    return 1;
+}
+
 /* Label of element e, or -1 when it does not count; its weight. */
 static int64_t label_of(const classes *k, int64_t e, double *weight)
 {
     int64_t label = rt_get_i64(k->labels, e);
     *weight = 0;
-    if ((k->at->ignores && label == k->at->ignore_index) || label < 0 || label >= k->c)
+    if (k->at->ignores && label == k->at->ignore_index)
         return -1;
     *weight = k->weights->data ? rt_get_f64(k->weights, label) : 1;
     return label;
@@ -66,7 +84,8 @@ void rt_class_loss(const rt_env *env, const void *attr, const rt_tensor *in, con
 {
     classes k = read_classes(attr, &in[0], &in[1], &in[2]);
     double sum = 0, total = 0;
-    (void)env;
+    if (!labels_fit(env, &k))
+        return;
     for (int64_t e = 0; e < k.count; e++) {
         double weight, log_total = log_sum(&k, base_of(&k, e));
         int64_t label = label_of(&k, e, &weight), base = base_of(&k, e);
@@ -127,6 +146,8 @@ void rt_class_loss_grad(const rt_env *env, const void *attr, const rt_tensor *in
 {
     grad_job j = {read_classes(attr, &in[1], &in[2], &in[3]), &in[0], &out[0], 1};
     double weight;
+    if (!labels_fit(env, &j.k))
+        return;
     if (j.k.at->reduction == 1) {
         j.total = 0;
         for (int64_t e = 0; e < j.k.count; e++) {

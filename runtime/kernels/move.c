@@ -101,7 +101,9 @@ void rt_range(const rt_env *env, const void *attr, const rt_tensor *in, const rt
         if (rt_is_float(out[0].dtype))
             rt_set_f64(&out[0], i, rt_get_f64(&in[0], 0) + (double)i * rt_get_f64(&in[2], 0));
         else
-            rt_set_i64(&out[0], i, rt_get_i64(&in[0], 0) + i * rt_get_i64(&in[2], 0));
+            rt_set_i64(&out[0], i,
+                       (int64_t)((uint64_t)rt_get_i64(&in[0], 0) +
+                                 (uint64_t)i * (uint64_t)rt_get_i64(&in[2], 0)));
     }
 }
 
@@ -216,11 +218,11 @@ void rt_reverse_sequence(const rt_env *env, const void *attr, const rt_tensor *i
     const rt_tensor *y = &out[0];
     int64_t steps = y->dims[a->time_axis], inner = rt_product(y->dims, 2, y->rank), n1 = y->dims[1];
     size_t size = rt_dtype_size(y->dtype) * (size_t)inner;
-    (void)env;
+    if (!rt_lengths_fit(env, &in[1], steps))
+        return;
     for (int64_t t = 0; t < steps; t++)
         for (int64_t b = 0; b < y->dims[a->batch_axis]; b++) {
-            int64_t length = rt_get_i64(&in[1], b),
-                    from = t < length && length <= steps ? length - 1 - t : t;
+            int64_t length = rt_get_i64(&in[1], b), from = t < length ? length - 1 - t : t;
             int64_t to_row = a->time_axis == 0 ? t * n1 + b : b * n1 + t;
             int64_t from_row = a->time_axis == 0 ? from * n1 + b : b * n1 + from;
             memcpy((char *)y->data + (size_t)to_row * size,

@@ -174,11 +174,13 @@ static void max_plane(const pool_job *j, int64_t p)
     window v = first_window(&j->w);
     for (int64_t o = 0; o < j->w.out_size; o++, next_window(&j->w, &v)) {
         int64_t at = largest(&j->w, &v, &j->in[0], p), to = p * j->w.out_size + o;
-        at = (at < 0 ? 0 : at) + p * j->w.in_size;
-        memcpy((char *)j->out[0].data + (size_t)to * size,
-               (const char *)j->in[0].data + (size_t)at * size, size);
+        if (at < 0) /* nothing but padding */
+            rt_set_f64(&j->out[0], to, -INFINITY);
+        else
+            memcpy((char *)j->out[0].data + (size_t)to * size,
+                   (const char *)j->in[0].data + (size_t)(at + p * j->w.in_size) * size, size);
         if (j->out[1].data)
-            ((int64_t *)j->out[1].data)[to] = at;
+            ((int64_t *)j->out[1].data)[to] = (at < 0 ? 0 : at) + p * j->w.in_size;
     }
 }
 

@@ -115,6 +115,8 @@ size_t rt_scratch_lstm(const void *attr, const rt_tensor *in, const rt_tensor *o
 void rt_lstm(const rt_env *env, const void *attr, const rt_tensor *in, const rt_tensor *out)
 {
     recurrence s = start_walk(in, out, &out[0], ((const rt_lstm_attr *)attr)->act);
+    if (!rt_lengths_fit(env, &in[5], s.steps))
+        return;
     s.u = out[3].data;
     copy_all(&out[1], &in[2]);
     copy_all(&out[2], &in[3]);
@@ -244,6 +246,8 @@ void rt_gru(const rt_env *env, const void *attr, const rt_tensor *in, const rt_t
     recurrence s = start_walk(in, out, &out[0], at->act);
     int64_t h = s.hidden;
     s.linear = at->linear;
+    if (!rt_lengths_fit(env, &in[4], s.steps))
+        return;
     s.u = out[2].data;
     s.v = (char *)s.u + (size_t)(3 * s.batch * h) * rt_dtype_size(out[0].dtype);
     copy_all(&out[1], &in[2]);
@@ -379,6 +383,8 @@ size_t rt_scratch_rnn(const void *attr, const rt_tensor *in, const rt_tensor *ou
 void rt_rnn(const rt_env *env, const void *attr, const rt_tensor *in, const rt_tensor *out)
 {
     recurrence s = start_walk(in, out, &out[0], ((const rt_rnn_attr *)attr)->act);
+    if (!rt_lengths_fit(env, &in[3], s.steps))
+        return;
     s.u = out[2].data;
     copy_all(&out[1], &in[2]);
     for (s.step = 0; s.step < s.steps; s.step++) {

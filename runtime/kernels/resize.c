@@ -31,6 +31,12 @@ static double source(const rt_resize_axis_attr *a, int64_t o, int64_t in, int64_
     }
 }
 
+/* Far beyond any axis, but a number that converts: scales come from files. */
+static double within(double x)
+{
+    return x > -1e15 && x < 1e15 ? x : x > 0 ? 1e15 : -1e15;
+}
+
 static int64_t clamp(int64_t i, int64_t n)
 {
     return i < 0 ? 0 : i >= n ? n - 1 : i;
@@ -131,7 +137,7 @@ static void resize_rows(void *context, int64_t begin, int64_t end, int thread)
     const resize_job *j = (const resize_job *)context;
     (void)thread;
     for (int64_t o = 0; o < j->out; o++) {
-        double weight[RT_RESIZE_TAPS], at = source(j->at, o, j->in, j->out);
+        double weight[RT_RESIZE_TAPS], at = within(source(j->at, o, j->in, j->out));
         int64_t first, from[RT_RESIZE_TAPS];
         int n = taps(j->at, at, j->in, &first, weight);
         for (int k = 0; k < n; k++)
