@@ -11,6 +11,7 @@
 #ifndef MTBAL_GRAPH_H
 #define MTBAL_GRAPH_H
 
+#include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -54,6 +55,14 @@ mtbal_status mtbal_fail(mtbal_diag *diag, mtbal_status status, const char *where
 /* The same for out of memory. */
 mtbal_status mtbal_no_memory(mtbal_diag *diag);
 int mtbal_exit_code(mtbal_status status);
+
+/* Set by the commands' signal handlers. mtbal_stop: end at the next good place (a training: after
+ * the step that it is in). mtbal_halt, a moment later: also inside of a step. */
+extern volatile sig_atomic_t mtbal_stop, mtbal_halt;
+/* MTBAL_INTERRUPTED when the work shall end and nothing needs to be kept. Every loop over nodes
+ * asks. */
+mtbal_status mtbal_poll(mtbal_diag *diag);
+mtbal_status mtbal_interrupted(mtbal_diag *diag);
 
 /* Returns the status of `call` from the current function if it is not MTBAL_OK. */
 #define MTBAL_TRY(call)                    \

@@ -29,6 +29,18 @@ mtbal_status mtbal_no_memory(mtbal_diag *diag)
                       "out of memory");
 }
 
+volatile sig_atomic_t mtbal_stop, mtbal_halt;
+
+mtbal_status mtbal_interrupted(mtbal_diag *diag)
+{
+    return mtbal_fail(diag, MTBAL_INTERRUPTED, NULL, NULL, "interrupted; nothing was kept");
+}
+
+mtbal_status mtbal_poll(mtbal_diag *diag)
+{
+    return mtbal_stop ? mtbal_interrupted(diag) : MTBAL_OK;
+}
+
 int mtbal_exit_code(mtbal_status status)
 {
     return status == MTBAL_NOMEM ? MTBAL_IO : (int)status;

@@ -346,7 +346,7 @@ mtbal_status lower_emit_node(lowering *l, mtbal_node *node)
     if (mtbal_node_is(node, MTBAL_OP_constant) || all_constant_outputs(node) ||
         refused_before(l, node))
         return MTBAL_OK;
-    l->label = mtbal_arena_printf(l->plan->arena, "%s", lower_label(node));
+    l->label = mtbal_arena_printf(l->plan->arena, "%s (%s)", lower_label(node), node->op);
     l->opset = lower_opset(l, node);
     if (!l->label)
         return mtbal_no_memory(l->diag);

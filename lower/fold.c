@@ -67,7 +67,7 @@ mtbal_status lower_fold_non_zero(lowering *l, mtbal_node *node)
 
 /* ------------------------------------------------------------------ running calls at once */
 
-static mtbal_status make_env(lowering *l, rt_env *env)
+static mtbal_status make_env(lowering *l, rt_env *env, rt_fault *fault)
 {
     if (!l->fold_scratch) {
         l->fold_scratch = mtbal_malloc(RT_SCRATCH_BYTES + PLAN_ALIGN);
@@ -78,7 +78,9 @@ static mtbal_status make_env(lowering *l, rt_env *env)
     *env = (rt_env){.nthreads = 1,
                     .scratch = (unsigned char *)(at - at % PLAN_ALIGN),
                     .scratch_size = RT_SCRATCH_BYTES,
-                    .cpu = rt_cpu_detect()};
+                    .cpu = rt_cpu_detect(),
+                    .fault = fault,
+                    .stop = &mtbal_stop};
     return MTBAL_OK;
 }
 
@@ -94,7 +96,8 @@ static rt_tensor tensor_of(const lowering *l, const operand *x)
     return t;
 }
 
-static void run_calls(lowering *l, const rt_env *env, int from)
+/* Constants on which a kernel fails are a fault of the model. */
+static mtbal_status run_calls(lowering *l, const rt_env *env, int from)
 {
     rt_tensor in[64], out[64];
     for (int i = from; i < l->ncalls; i++) {
@@ -104,7 +107,16 @@ static void run_calls(lowering *l, const rt_env *env, int from)
         for (int k = 0; k < c->nout; k++)
             out[k] = tensor_of(l, &c->out[k]);
         rt_kernels[c->kernel].run(env, c->attr, in, out);
+        if (rt_stopped(env))
+            return mtbal_interrupted(l->diag);
+        if (!env->fault->format)
+            continue;
+        char text[512];
+        mtbal_fault_text(env->fault, c->label, text, sizeof text);
+        return mtbal_fail(l->diag, MTBAL_INVALID, l->model->path,
+                          "this holds for every input: export the model again", "%s", text);
     }
+    return MTBAL_OK;
 }
 
 static bool runs_at_once(const lowering *l, int from)
@@ -156,17 +168,18 @@ static mtbal_status evaluate(lowering *l, mtbal_node *node, bool *done)
     int ncalls = l->ncalls, ncells = l->ncells, nrefused = l->nrefused;
     size_t refusals_length = l->refusals_length;
     rt_env env;
+    rt_fault fault = {0};
     mtbal_status status = lower_emit_node(l, node);
     if (status == MTBAL_OK)
         status = l->status;
     if (status == MTBAL_OK && l->nrefused == nrefused && runs_at_once(l, ncalls)) {
-        status = make_env(l, &env);
+        status = make_env(l, &env, &fault);
         if (status == MTBAL_OK)
             status = give_memory(l, ncells);
-        if (status == MTBAL_OK) {
-            run_calls(l, &env, ncalls);
+        if (status == MTBAL_OK)
+            status = run_calls(l, &env, ncalls);
+        if (status == MTBAL_OK)
             status = keep_results(l, node);
-        }
         *done = true;
     }
     for (int i = 0; i < node->nout; i++) {

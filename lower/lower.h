@@ -83,6 +83,9 @@ int mtbal_plan_ports(const mtbal_plan *plan, const mtbal_port **inputs, int *nin
  * fails, outputs and states hold anything: MTBAL_INVALID: a kernel met data that it cannot work
  * with, mtbal_instance_fault says which; MTBAL_INTERRUPTED: by env->stop. */
 mtbal_status mtbal_instance_run(mtbal_instance *instance, uint64_t seed);
+/* The same with a message. path: of the model. */
+mtbal_status mtbal_instance_run_alone(mtbal_instance *instance, uint64_t seed, const char *path,
+                                      mtbal_diag *diag);
 /* Of the last run: what was wrong, and the label of the node. */
 const rt_fault *mtbal_instance_fault(const mtbal_instance *instance, const char **label);
 /* The same as text: "node N (OP): index 700 of an axis of 512". */

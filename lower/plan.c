@@ -254,6 +254,7 @@ static mtbal_status make_env(mtbal_instance *s, int threads)
     s->env.scratch = aligned_block((size_t)threads * RT_SCRATCH_BYTES, &s->scratch_block);
     s->env.cpu = rt_cpu_detect();
     s->env.fault = &s->fault;
+    s->env.stop = &mtbal_halt;
     return s->env.scratch ? MTBAL_OK : MTBAL_NOMEM;
 }
 
@@ -385,6 +386,19 @@ void mtbal_fault_text(const rt_fault *fault, const char *label, char *to, size_t
     int n = snprintf(to, size, "node %.200s: ", label ? label : "?");
     if (n >= 0 && (size_t)n < size)
         snprintf(to + n, size - (size_t)n, fault->format, fault->value, fault->limit);
+}
+
+mtbal_status mtbal_instance_run_alone(mtbal_instance *instance, uint64_t seed, const char *path,
+                                      mtbal_diag *diag)
+{
+    char text[512];
+    const char *label;
+    mtbal_status status = mtbal_instance_run(instance, seed);
+    if (status != MTBAL_INVALID)
+        return status == MTBAL_INTERRUPTED ? mtbal_interrupted(diag) : status;
+    const rt_fault *fault = mtbal_instance_fault(instance, &label);
+    mtbal_fault_text(fault, label, text, sizeof text);
+    return mtbal_fail(diag, status, path, NULL, "%s", text);
 }
 
 rt_env *mtbal_instance_env(mtbal_instance *instance)

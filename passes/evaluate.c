@@ -86,7 +86,7 @@ BINARY(add, true, (uint64_t)a + (uint64_t)b)
 BINARY(sub, true, (uint64_t)a - (uint64_t)b)
 BINARY(mul, true, (uint64_t)a *(uint64_t)b)
 BINARY(divide, b != 0 && !(b == -1 && a == INT64_MIN), a / b)
-BINARY(mod, b > 0, (a % b + b) % b) /* the sign of the divisor */
+BINARY(mod, b > 0, a % b < 0 ? a % b + b : a % b) /* the sign of the divisor */
 BINARY(least, true, a < b ? a : b)
 BINARY(most, true, a > b ? a : b)
 BINARY(equal, true, a == b)

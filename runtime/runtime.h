@@ -13,6 +13,7 @@
 
 #include "runtime/used.h"
 
+#include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -63,14 +64,14 @@ typedef struct rt_fault {
 typedef struct rt_pool rt_pool;
 /* What a kernel may lean on: threads, and for each thread a piece of scratch memory. */
 typedef struct rt_env {
-    int nthreads;             /* >= 1 */
-    rt_pool *pool;            /* NULL when nthreads is 1 */
-    unsigned char *scratch;   /* nthreads pieces of scratch_size bytes, 64-byte aligned */
-    size_t scratch_size;      /* RT_SCRATCH_BYTES */
-    int cpu;                  /* rt_cpu_detect(), or a lower level to force another kernel choice */
-    uint64_t seed;            /* of random kernels; the driver changes it from step to step */
-    rt_fault *fault;          /* what kernels found wrong; NULL: nobody asks */
-    const volatile int *stop; /* not 0: end as soon as possible, results do not count; or NULL */
+    int nthreads;           /* >= 1 */
+    rt_pool *pool;          /* NULL when nthreads is 1 */
+    unsigned char *scratch; /* nthreads pieces of scratch_size bytes, 64-byte aligned */
+    size_t scratch_size;    /* RT_SCRATCH_BYTES */
+    int cpu;                /* rt_cpu_detect(), or a lower level to force another kernel choice */
+    uint64_t seed;          /* of random kernels; the driver changes it from step to step */
+    rt_fault *fault;        /* what kernels found wrong; NULL: nobody asks */
+    const volatile sig_atomic_t *stop; /* not 0: end soon, results do not count; or NULL */
 } rt_env;
 
 static inline int rt_stopped(const rt_env *env)

@@ -389,15 +389,16 @@ START_TEST(data)
 }
 END_TEST
 
-/* Divisions that trap on some processors give a number here, folded or run. */
+/* Divisions that trap on some processors: the smallest number by -1 wraps; by 0 the run fails. */
 START_TEST(division)
 {
-    static const int64_t least[2] = {INT64_MIN, 5}, minus[2] = {-1, 0};
+    static const int64_t least[2] = {INT64_MIN, 5}, minus[2] = {-1, 1};
+    static const int64_t zero[2] = {-1, 0};
     const char *text = HEAD "g (int64[1,2] a, int64[1,2] b) => (int64[1,2] q, int64[1,2] r) {\n"
                             "  q = Div (a, b)  r = Mod (a, b) }";
     const char *folded =
         HEAD "g (float[3] x) => (float loss) <float[3] w = {1, 2, 3}, int64[2] a = "
-             "{-9223372036854775808, 5}, int64[2] b = {-1, 0}> {\n"
+             "{-9223372036854775808, 5}, int64[2] b = {-1, 1}> {\n"
              "  q = Div (a, b)  r = Mod (a, b)  s = Add (q, r)  f = Cast <to = 1> (s)\n"
              "  t = ReduceMean (f)  m = Mul (w, x)  v = Mul (m, t)\n"
              "  loss = ReduceMean <keepdims = 0> (v) }";
@@ -412,6 +413,11 @@ START_TEST(division)
     written(model, text);
     ck_assert_int_eq(
         run((const char *[]){"mtbal-run", model, "--inputs", numbers, "--threads", "1", NULL}), 0);
+    in[1] = array_of("b", MTBAL_INT64, 1, 2, zero);
+    steps_ok(mtbal_npz_write(numbers, 2, in, false, &diag));
+    ck_assert_int_eq(
+        run((const char *[]){"mtbal-run", model, "--inputs", numbers, "--threads", "1", NULL}),
+        BAD);
     written(model, folded);
     ck_assert_int_eq(run((const char *[]){"mtbal-rewrite", model, step, NULL}), 0);
 }

@@ -247,8 +247,7 @@ START_TEST(test_bad_data)
                         {"label", MTBAL_INT64, 1, one, 4, sizeof label, label},
                         {"picture", MTBAL_FLOAT, 2, rows, 256, sizeof picture, picture}};
     mtbal_array bad[3];
-    static const char *const words[] = {
-        "no array", "int32", "shape", "samples", "holds 10 at sample 2", "holds -1 at sample 3"};
+    static const char *const words[] = {"no array", "int32", "shape", "samples"};
     mtbal_diag diag = {0};
     mtbal_session *session = NULL;
     mtbal_data *data = NULL;
@@ -263,11 +262,9 @@ START_TEST(test_bad_data)
         bad[1] = (mtbal_array){"label", MTBAL_INT32, 1, one, 4, sizeof label32, label32};
     else if (_i == 2)
         bad[0] = (mtbal_array){"x", MTBAL_FLOAT, 2, narrow, 128, sizeof x / 2, x};
-    else if (_i == 3)
+    else
         bad[2] =
             (mtbal_array){"picture", MTBAL_FLOAT, 2, few, 192, sizeof picture / 4 * 3, picture};
-    else
-        label[_i - 2] = _i == 4 ? 10 : -1;
     snprintf(path, sizeof path, "%s/bad.npz", folder);
     ck_assert_int_eq(mtbal_npz_write(path, count, bad, false, &diag), MTBAL_OK);
     ck_assert_int_eq(mtbal_session_open(step_path, &options, &session, &diag), MTBAL_OK);
@@ -308,10 +305,12 @@ START_TEST(test_limits)
     snprintf(path, sizeof path, "%s/rows.npz", folder);
     ck_assert_int_eq(mtbal_npz_write(path, 2, arrays, false, &diag), MTBAL_OK);
     ck_assert_int_eq(mtbal_session_open(step_path, &options, &session, &diag), MTBAL_OK);
-    mtbal_status status = mtbal_data_open(session, path, false, 2, &data, &diag);
+    ck_assert_int_eq(mtbal_data_open(session, path, false, 2, &data, &diag), MTBAL_OK);
+    mtbal_loop_options loop = {.epochs = 1};
+    mtbal_status status = mtbal_loop_run(session, data, &loop, NULL, NULL, &diag);
     ck_assert_msg(status == (cases[_i].good ? MTBAL_OK : MTBAL_INVALID), "label %lld, row %lld: %s",
                   (long long)cases[_i].label, (long long)cases[_i].row, diag.what);
-    ck_assert_msg(cases[_i].good || strstr(diag.what, "at sample 1"), "%s", diag.what);
+    ck_assert_msg(cases[_i].good || strstr(diag.what, "sample 1, array "), "%s", diag.what);
     mtbal_data_close(data);
     mtbal_session_close(session);
     unlink(path);
@@ -328,7 +327,7 @@ int main(void)
     tcase_add_test(tests, test_threads);
     tcase_add_loop_test(tests, test_weights, 0, 6);
     tcase_add_loop_test(tests, test_schedule, 0, 7);
-    tcase_add_loop_test(tests, test_bad_data, 0, 6);
+    tcase_add_loop_test(tests, test_bad_data, 0, 4);
     tcase_add_loop_test(tests, test_limits, 0, 8);
     tcase_add_test(tests, test_all_off);
     suite_add_tcase(suite, tests);

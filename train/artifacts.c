@@ -73,7 +73,7 @@ static mtbal_status run_weights(properties *p, mtbal_model *model, mtbal_diag *d
     if (status == MTBAL_OK)
         status = mtbal_instance_new(plan, 1, &instance, diag);
     if (status == MTBAL_OK)
-        mtbal_instance_run(instance, 0);
+        status = mtbal_instance_run_alone(instance, 0, p->model->path, diag);
     for (int i = 0; status == MTBAL_OK && i < p->model->graph->noutputs; i++) {
         const char *name = p->model->graph->outputs[i]->name;
         const rt_tensor *w = mtbal_instance_output(instance, name);

@@ -82,8 +82,7 @@ static mtbal_status evaluate(const mtbal_fit *f, const mtbal_data *data, double 
         MTBAL_TRY(mtbal_session_program(s, s->nfeeds, f->binds, MTBAL_EVALUATE, &program, diag));
         for (int64_t i = 0; i < data->batch; i++)
             order[i] = b * data->batch + i;
-        mtbal_data_load(s, data, order, data->batch, program);
-        mtbal_instance_run(program->instance, o->seed);
+        MTBAL_TRY(mtbal_program_run(s, data, order, data->batch, o->seed, program, diag));
         for (int i = 0; i < s->ntasks; i++)
             losses[i] += mtbal_program_scalar(program, s->losses[i]) / (double)batches;
         for (int m = 0; sums && m < o->nmetrics; m++)

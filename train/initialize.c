@@ -35,10 +35,10 @@ static mtbal_status run_one(mtbal_model *model, const mtbal_training *t, uint64_
         status = mtbal_lower(model, NULL, &plan, diag);
     if (status == MTBAL_OK)
         status = mtbal_instance_new(plan, 1, &instance, diag);
-    if (status == MTBAL_OK) {
-        mtbal_instance_run(instance, seed);
+    if (status == MTBAL_OK)
+        status = mtbal_instance_run_alone(instance, seed, model->path, diag);
+    if (status == MTBAL_OK)
         status = assign(t, instance, to, model->path, diag);
-    }
     mtbal_instance_free(instance);
     mtbal_plan_free(plan);
     return status;

@@ -125,10 +125,10 @@ static mtbal_status one_step(loop *l, int64_t epoch, int64_t first)
     mtbal_data_binds(l->session, data, n, l->binds);
     MTBAL_TRY(mtbal_session_program(l->session, l->session->nfeeds, l->binds,
                                     measure ? MTBAL_MEASURE : MTBAL_TRAIN, &program, l->diag));
-    mtbal_data_load(l->session, data, l->order + first, n, program);
     set_learning_rate(l, program);
     double start = seconds();
-    mtbal_instance_run(program->instance, l->options->seed + (uint64_t)l->step);
+    MTBAL_TRY(mtbal_program_run(l->session, data, l->order + first, n,
+                                l->options->seed + (uint64_t)l->step, program, l->diag));
     return record(l, program, epoch, first, n, seconds() - start);
 }
 

@@ -116,9 +116,7 @@ static mtbal_status run(const mtbal_probe *p, mtbal_mode mode, const int64_t *or
     mtbal_free(binds);
     if (status != MTBAL_OK)
         return status;
-    mtbal_data_load(p->session, p->data, order, n, *program);
-    mtbal_instance_run((*program)->instance, p->seed);
-    return MTBAL_OK;
+    return mtbal_program_run(p->session, p->data, order, n, p->seed, *program, diag);
 }
 
 mtbal_status mtbal_probe_rms(const mtbal_probe *probe, double *rms, mtbal_diag *diag)

@@ -1,7 +1,6 @@
 /* train/session.c: one model file, its programs and its states. */
 #include "train/session.h"
 #include "passes/passes.h"
-#include "train/limits.h"
 
 #include <math.h>
 #include <string.h>
@@ -132,8 +131,7 @@ static mtbal_status read_metadata(mtbal_session *s, mtbal_model *model, mtbal_di
         s->is_calibrated = s->is_calibrated && is_in(s, &s->state_of, name);
     }
     MTBAL_TRY(list_feeds(s, model->graph, diag));
-    MTBAL_TRY(list_outputs(s, model->graph, diag));
-    return mtbal_limits_find(s, model, diag);
+    return list_outputs(s, model->graph, diag);
 }
 
 int mtbal_processors(void)

@@ -48,7 +48,6 @@ typedef struct mtbal_feed {
     mtbal_dtype dtype;
     int rank;
     mtbal_dim dims[RT_MAX_RANK];
-    struct mtbal_limit *limits; /* of an integer's values: limits.h */
 } mtbal_feed;
 
 /* One model file, lowered for as many shapes as were met, with one set of states: all programs have
@@ -122,7 +121,7 @@ typedef struct mtbal_data {
 } mtbal_data;
 
 /* Reads an npz and checks it against the session: every feed there, right type, right shape, same
- * number of samples; class numbers and indices within what the model knows. batch 0: the model's
+ * number of samples. batch 0: the model's
  * own where it is fixed, else 32 (or all samples, when there are fewer). */
 mtbal_status mtbal_data_open(const mtbal_session *session, const char *path, bool whole,
                              int64_t batch, mtbal_data **data, mtbal_diag *diag);
@@ -133,6 +132,13 @@ void mtbal_data_binds(const mtbal_session *session, const mtbal_data *data, int6
 /* Copies samples order[0..n) into the program's inputs (order NULL: 0..n). */
 void mtbal_data_load(const mtbal_session *session, const mtbal_data *data, const int64_t *order,
                      int64_t n, mtbal_program *program);
+/* Loads samples order[0..n) and runs the program. MTBAL_INVALID when a kernel meets data that it
+ * cannot work with (an index outside of its axis, a label that is no class): the message says node,
+ * value, limit and sample. MTBAL_INTERRUPTED inside of the step. Either way outputs and states hold
+ * anything. run.c */
+mtbal_status mtbal_program_run(const mtbal_session *session, const mtbal_data *data,
+                               const int64_t *order, int64_t n, uint64_t seed,
+                               mtbal_program *program, mtbal_diag *diag);
 /* Fills order [samples] for an epoch: a permutation that depends on seed and epoch only; the
  * identity when !shuffle. */
 void mtbal_data_order(const mtbal_data *data, bool shuffle, uint64_t seed, int64_t epoch,
