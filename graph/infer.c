@@ -199,6 +199,10 @@ static mtbal_status infer_at(mtbal_node *node, struct mtbal_walk *walk, mtbal_di
         MTBAL_TRY(bind_attrs(walk, node, diag));
     mtbal_status status = graph_check_attributes(node, 0, diag);
     if (status == MTBAL_OK)
+        status = graph_check_operands(node, true, diag);
+    if (status == MTBAL_OK)
+        status = graph_check_shapes(node, diag);
+    if (status == MTBAL_OK)
         status = shape ? shape(&s) : mtbal_shape_function(&s);
     node->attrs = own;
     return status;

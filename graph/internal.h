@@ -14,6 +14,8 @@ void graph_swap_names(mtbal_value *a, mtbal_value *b);
  * type that must be. MTBAL_OK for an op that is not in the list. */
 mtbal_status graph_check_operands(const mtbal_node *node, bool types, mtbal_diag *diag);
 
+/* fit.c: whether the operands' shapes fit each other, as far as they are known. */
+mtbal_status graph_check_shapes(const mtbal_node *node, mtbal_diag *diag);
 /* attributes.c: whether the node's attributes are such as its operator takes: names, kinds and
  * values. opset: of the operator's domain; 0: any, for a node whose version is not known. */
 mtbal_status graph_check_attributes(const mtbal_node *node, int64_t opset, mtbal_diag *diag);

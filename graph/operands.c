@@ -24,7 +24,9 @@ static void read_signature(const char *text, signature *s)
 {
     *s = (signature){0};
     for (const char *p = text; *p; p++)
-        if (isalpha((unsigned char)*p))
+        if (*p == '[') /* the shape: fit.c */
+            p = strchr(p, ']');
+        else if (isalpha((unsigned char)*p))
             s->slots[s->count++] = (slot){.letter = (char)tolower((unsigned char)*p),
                                           .required = isupper((unsigned char)*p) != 0};
         else if (*p == '+' || *p == '*')

@@ -110,7 +110,7 @@ static const struct row {
      "s = Constant <value_ints = [12,12]> () y = Resize <axes = [2,3], keep_aspect_ratio_policy = "
      "\"not_larger\"> (x, , , s)",
      "float[n,3,12,8]", NULL},
-    {17, "float[s,n,4] x, float[2,12,4] w, float[2,12,3] r",
+    {17, "float[s,n,4] x, float[2,9,4] w, float[2,9,3] r",
      "y, z = GRU <direction = \"bidirectional\", hidden_size = 3> (x, w, r)", "float[s,2,n,3]",
      "float[2,n,3]"},
     {17, "float[n,s,4] x, float[1,12,4] w, float[1,12,3] r", "y, z = LSTM <layout = 1> (x, w, r)",

@@ -3,26 +3,31 @@
 
 #include <string.h>
 
+/* perm [n] holds each of 0 to n - 1 once. */
+static bool is_permutation(const int64_t *perm, int n)
+{
+    bool used[SHAPE_MAX_RANK] = {false};
+    for (int i = 0; i < n; i++) {
+        if (n > SHAPE_MAX_RANK || perm[i] < 0 || perm[i] >= n || used[perm[i]])
+            return false;
+        used[perm[i]] = true;
+    }
+    return true;
+}
+
 mtbal_status mtbal_shape_transpose(mtbal_infer *s)
 {
     const mtbal_type *x = shape_type(s, 0);
     const int64_t *perm;
     mtbal_dim dims[SHAPE_MAX_RANK];
     int n = mtbal_attr_ints(s->node, "perm", &perm);
-    bool used[SHAPE_MAX_RANK] = {false};
-    if (x->rank < 0)
-        return shape_set(s, 0, x->dtype, -1, NULL);
-    if (n >= 0 && n != x->rank)
+    if (n >= 0 && x->rank >= 0 && n != x->rank)
         return shape_error(s, "perm has %d entries, but %s has rank %d", n, shape_name(s, 0),
                            x->rank);
-    for (int i = 0; i < x->rank; i++) {
-        int64_t from = n < 0 ? x->rank - 1 - i : perm[i];
-        if (from < 0 || from >= x->rank || used[from])
-            return shape_error(s, "perm is no permutation of the %d axes of %s", x->rank,
-                               shape_name(s, 0));
-        used[from] = true;
-        dims[i] = x->dims[from];
-    }
+    if (n >= 0 && !is_permutation(perm, n))
+        return shape_error(s, "perm is not a permutation of %d axes", n);
+    for (int i = 0; i < x->rank; i++)
+        dims[i] = x->dims[n < 0 ? x->rank - 1 - i : perm[i]];
     return shape_set(s, 0, x->dtype, x->rank, dims);
 }
 
