@@ -132,25 +132,18 @@ static mtbal_value *flatten(mtbal_builder *b, mtbal_value *x)
 }
 
 /* Gram_N (g1, .., gN) -> [N,N] of <g_i, g_j>: the vectors as rows of S, S S^T. */
-static mtbal_status add_function(mtbal_builder *b, const char *name, int n)
+static void print_gram(mtbal_text *t, const char *name, int n)
 {
-    mtbal_text t = {0};
-    mtbal_text_add(&t, "%s (", name);
+    mtbal_text_add(t, "%s (", name);
     for (int i = 1; i <= n; i++)
-        mtbal_text_add(&t, "%sg%d", i > 1 ? ", " : "", i);
-    mtbal_text_add(&t, ") => (G) {\n  row = Constant <value = int64[2] {1, -1}> ()\n");
+        mtbal_text_add(t, "%sg%d", i > 1 ? ", " : "", i);
+    mtbal_text_add(t, ") => (G) {\n  row = Constant <value = int64[2] {1, -1}> ()\n");
     for (int i = 1; i <= n; i++)
-        mtbal_text_add(&t, "  r%d = Reshape (g%d, row)\n", i, i);
-    mtbal_text_add(&t, "  S = Concat <axis = 0> (");
+        mtbal_text_add(t, "  r%d = Reshape (g%d, row)\n", i, i);
+    mtbal_text_add(t, "  S = Concat <axis = 0> (");
     for (int i = 1; i <= n; i++)
-        mtbal_text_add(&t, "%sr%d", i > 1 ? ", " : "", i);
-    mtbal_text_add(&t, ")\n  G = Gemm <transB = 1> (S, S)\n}");
-    if (t.failed)
-        b->status = mtbal_no_memory(b->diag);
-    else
-        mtbal_builder_function(b, t.bytes);
-    mtbal_free(t.bytes);
-    return b->status;
+        mtbal_text_add(t, "%sr%d", i > 1 ? ", " : "", i);
+    mtbal_text_add(t, ")\n  G = Gemm <transB = 1> (S, S)\n}");
 }
 
 /* Gram matrix of vector k of those tasks that have it. */
@@ -158,19 +151,19 @@ static mtbal_value *vector_gram(mtbal_context *c, mtbal_builder *b, const mtbal_
 {
     mtbal_value *gram = NULL;
     mtbal_value **in = mtbal_arena_array(c->model->arena, (size_t)c->ntasks, sizeof *in);
+    mtbal_text t = {0};
     char name[24];
     int n = 0;
     if (!in) {
         b->status = mtbal_no_memory(c->diag);
         return NULL;
     }
-    for (int t = 0; t < c->ntasks; t++)
-        if (sc->vectors[(size_t)t * (size_t)sc->n + (size_t)k])
-            in[n++] = widen(b, sc->vectors[(size_t)t * (size_t)sc->n + (size_t)k]);
+    for (size_t task = 0; task < (size_t)c->ntasks; task++)
+        if (sc->vectors[task * (size_t)sc->n + (size_t)k])
+            in[n++] = widen(b, sc->vectors[task * (size_t)sc->n + (size_t)k]);
     snprintf(name, sizeof name, "Gram_%d", n);
-    if (b->status != MTBAL_OK || add_function(b, name, n) != MTBAL_OK)
-        return NULL;
-    mtbal_emit_done(b, mtbal_emit_node(b, "mtbal", name, n, in, 1, &gram));
+    print_gram(&t, name, n);
+    mtbal_emit_function(b, &t, name, n, in, 1, &gram);
     return mtbal_emit_cast(b, gram, mtbal_float_type(c));
 }
 

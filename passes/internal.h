@@ -56,6 +56,9 @@ typedef struct mtbal_text {
 } mtbal_text;
 void mtbal_text_put(mtbal_text *text, const char *s, size_t n);
 void mtbal_text_add(mtbal_text *text, const char *format, ...) MTBAL_PRINTF(2, 3);
+/* Adds the function that the text is, unless the model has it, and emits a call; frees the text. */
+void mtbal_emit_function(mtbal_builder *b, mtbal_text *text, const char *name, int nin,
+                         mtbal_value *const *in, int nout, mtbal_value **out);
 
 /* ------------------------------------------------------------------ outputs.c, states.c */
 
@@ -90,15 +93,22 @@ mtbal_dtype mtbal_float_type(const mtbal_context *c);
  * be 0, and for x NULL. */
 mtbal_value *mtbal_weigh(const mtbal_context *c, mtbal_builder *b, int task, mtbal_value *x);
 
-/* A balancing method: weights of all tasks, written into c->weights. One row a method. */
-typedef struct mtbal_method {
-    const char *name, *what;
-    mtbal_status (*weights)(mtbal_context *c, mtbal_builder *b);
-} mtbal_method;
-extern const mtbal_method mtbal_methods[]; /* balance/table.c; ends with name NULL */
-mtbal_status mtbal_balance_equal(mtbal_context *c, mtbal_builder *b);
-mtbal_status mtbal_balance_given(mtbal_context *c, mtbal_builder *b);
-mtbal_status mtbal_balance_calibrated(mtbal_context *c, mtbal_builder *b);
+mtbal_status mtbal_find_method(mtbal_context *c); /* of --balance, into c->method */
+/* --scale of weights [K] that a method gives up to a factor (balance/scale.c). */
+mtbal_value *mtbal_emit_scaled(const mtbal_context *c, mtbal_builder *b, mtbal_value *weights);
+
+/* Bodies and values of the methods of balance/table.c. */
+mtbal_status mtbal_balance_equal(const mtbal_context *c, double *weights);
+mtbal_status mtbal_balance_given(const mtbal_context *c, double *weights);
+void mtbal_balance_calibrated(mtbal_text *body, int ntasks);
+void mtbal_balance_imtl_g(mtbal_text *body, int ntasks);
+void mtbal_balance_nash(mtbal_text *body, int ntasks);
+/* Text of bodies that read norms and cosines (balance/solve.c). The first: in double precision n
+ * [K], safe_n (1 where n is 0), C [K,K] (1 on the diagonal), eye [K,K], on1 [K] and on [K,1] (1
+ * where n is above 0), off = 1 - on; count [1], K: the number of tasks; zero, one, ridge, yes,
+ * minus1. The second: Gauss and Jordan's steps on `from` [K, K + any]; reads axis0 and tiny. */
+void mtbal_text_cosines(mtbal_text *body);
+void mtbal_text_eliminate(mtbal_text *body, const char *indent, const char *to, const char *from);
 
 /* ------------------------------------------------------------------ blockers.c */
 
@@ -168,6 +178,7 @@ typedef struct mtbal_measured {
     mtbal_value *gram, *norms, *cosines; /* [K,K], [K], [K,K] */
     mtbal_value **task_gradients;        /* [ntasks * nparams] unweighted; NULL: zero */
     mtbal_scope scope;
+    bool *in_scope; /* [ntasks] whether the task has a gradient in the scope */
 } mtbal_measured;
 
 /* ------------------------------------------------------------------ tables.c */

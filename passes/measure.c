@@ -135,14 +135,28 @@ static mtbal_status inner_products(mtbal_context *c)
     return b.status;
 }
 
+static mtbal_status find_tasks_in_scope(mtbal_context *c)
+{
+    mtbal_measured *m = c->measured;
+    m->in_scope = mtbal_arena_array(c->model->arena, (size_t)c->ntasks, sizeof *m->in_scope);
+    if (!m->in_scope)
+        return mtbal_no_memory(c->diag);
+    for (size_t t = 0; t < (size_t)c->ntasks; t++)
+        for (size_t k = 0; k < (size_t)m->scope.n; k++)
+            m->in_scope[t] = m->in_scope[t] || m->scope.vectors[t * (size_t)m->scope.n + k];
+    return MTBAL_OK;
+}
+
 mtbal_status mtbal_pass_measure(mtbal_context *c)
 {
     mtbal_measured *m = c->measured = mtbal_arena_alloc(c->model->arena, sizeof *m);
     unsigned want = c->options->outputs;
-    bool gram = want & (MTBAL_OUT_NORMS | MTBAL_OUT_GRAM),
-         features = !strcmp(c->options->norm_over, "features");
+    bool features = !strcmp(c->options->norm_over, "features");
     if (!m)
         return mtbal_no_memory(c->diag);
+    MTBAL_TRY(mtbal_find_method(c));
+    bool gram = want & (MTBAL_OUT_NORMS | MTBAL_OUT_GRAM) ||
+                c->method->reads & (MTBAL_READS_NORMS | MTBAL_READS_COSINES);
     if (gram && features)
         MTBAL_TRY(feature_scope(c, &m->scope));
     if (gram && !features) {
@@ -153,5 +167,6 @@ mtbal_status mtbal_pass_measure(mtbal_context *c)
         MTBAL_TRY(task_gradients(c));
     if (gram && !features)
         fill_scope(c, &m->scope);
+    MTBAL_TRY(find_tasks_in_scope(c));
     return gram ? inner_products(c) : MTBAL_OK;
 }

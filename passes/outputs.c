@@ -184,7 +184,7 @@ mtbal_status mtbal_pass_metadata(mtbal_context *c)
         mtbal_property_set(c->model, "mtbal.balance", c->options->balance) != MTBAL_OK ||
         mtbal_property_set(c->model, "mtbal.optimizer", c->options->optimizer) != MTBAL_OK)
         return mtbal_no_memory(c->diag);
-    if (!strcmp(c->options->balance, "calibrated") &&
+    if (c->method->scaled &&
         mtbal_property_set(c->model, "mtbal.scale", c->options->scale) != MTBAL_OK)
         return mtbal_no_memory(c->diag);
     return MTBAL_OK;

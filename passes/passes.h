@@ -24,7 +24,7 @@ typedef struct mtbal_options {
     const mtbal_pair *tasks, *losses, *weights,
         *set;                                 /* set: hyper-parameters lr, momentum, beta1, ... */
     const char *const *train, *const *freeze; /* globs */
-    const char *balance;                      /* "calibrated" (default), "equal", "weights" */
+    const char *balance;   /* "calibrated" (default), or another name of mtbal_methods */
     const char *scale;     /* "mean" (default; c = 1), "sum", "unit", "geo", "ref:T" */
     const char *apply;     /* "loss" (default), "shared" */
     const char *norm_over; /* "shared" (default), "last-shared", "features", "all", a glob */
@@ -94,6 +94,7 @@ typedef struct mtbal_context {
     mtbal_sets *sets;
     mtbal_set *reach;
     bool *depends;
+    const struct mtbal_method *method; /* --balance */
     /* What the stages of a step hand on; see internal.h. */
     struct mtbal_swept *swept;       /* sweep -> measure, combine */
     struct mtbal_measured *measured; /* measure -> weigh, combine */
@@ -106,6 +107,55 @@ typedef struct mtbal_context {
 
 mtbal_status mtbal_notice_add(mtbal_context *context, mtbal_level level, const char *format, ...)
     MTBAL_PRINTF(3, 4);
+
+/* ------------------------------------------------------------------ balance/: the methods */
+
+/* What a method reads of a step. */
+enum {
+    MTBAL_READS_LOSSES = 1, /* [K] */
+    MTBAL_READS_NORMS = 2,  /* [K] of the task gradients, over --norm-over */
+    MTBAL_READS_COSINES = 4 /* [K,K] between them; 0 where a gradient is 0 */
+};
+
+typedef enum mtbal_state_shape {
+    MTBAL_EACH_TASK, /* a scalar for each task, PREFIX TASK: [K] in the function */
+    MTBAL_ONE,       /* [] */
+    MTBAL_BY_TASK,   /* [K] */
+    MTBAL_BY_PAIR    /* [K,K] */
+} mtbal_state_shape;
+
+/* A state of a method: named mtbal/balance/..., and by `operand` in the function's text. */
+typedef struct mtbal_method_state {
+    const char *name, *operand; /* name NULL: the list's end */
+    mtbal_state_shape shape;
+    double initial;
+    bool stays; /* a step leaves it as it is: the function gives no next_OPERAND */
+} mtbal_method_state;
+
+/* A scalar input mtbal/NAME, an operand of the same name, with a default. */
+typedef struct mtbal_method_setting {
+    const char *name; /* NULL: the list's end */
+    double value;
+} mtbal_method_setting;
+
+/* A balancing method: (losses, norms, cosines, states, settings) -> (weights [K], next states) of
+ * those that it names, in this order. Either `fixed` fills in weights [ntasks] that are known when
+ * rewriting, or `body` writes the nodes of an ONNX function, for a number of tasks, from operands
+ * `losses`, `norms`, `cosines`, those of the states and settings, to `weights` and the
+ * `next_OPERAND`s. All of these have one type, float or double: a constant needs a CastLike.
+ * `scaled`: --scale chooses the factor of the weights. */
+struct mtbal_text;
+typedef struct mtbal_method {
+    const char *name, *what, *source; /* name NULL: the table's end */
+    unsigned reads;
+    bool scaled;
+    mtbal_status (*fixed)(const mtbal_context *context, double *weights);
+    const char *function;
+    void (*body)(struct mtbal_text *text, int ntasks);
+    mtbal_method_state states[4];
+    mtbal_method_setting settings[4];
+} mtbal_method;
+extern const mtbal_method mtbal_methods[]; /* balance/table.c */
 
 /* ------------------------------------------------------------------ pipeline.c: the pass table */
 

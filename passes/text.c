@@ -41,3 +41,14 @@ void mtbal_text_add(mtbal_text *t, const char *format, ...)
     va_end(args);
     t->used += (size_t)n;
 }
+
+void mtbal_emit_function(mtbal_builder *b, mtbal_text *t, const char *name, int nin,
+                         mtbal_value *const *in, int nout, mtbal_value **out)
+{
+    if (t->failed && b->status == MTBAL_OK)
+        b->status = mtbal_no_memory(b->diag);
+    if (b->status == MTBAL_OK && mtbal_builder_function(b, t->bytes) == MTBAL_OK)
+        mtbal_emit_done(b, mtbal_emit_node(b, "mtbal", name, nin, in, nout, out));
+    mtbal_free(t->bytes);
+    *t = (mtbal_text){0};
+}

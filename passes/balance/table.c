@@ -1,9 +1,32 @@
-/* passes/balance/table.c: the methods. */
+/* passes/balance/table.c: the methods, a row each. A method is this row and a file of its own. */
 #include "passes/internal.h"
 
 const mtbal_method mtbal_methods[] = {
-    {"calibrated", "c/G_i, G_i measured by mtbal-calibrate", mtbal_balance_calibrated},
-    {"equal", "all 1", mtbal_balance_equal},
-    {"weights", "as given by --weights", mtbal_balance_given},
-    {NULL, NULL, NULL},
+    {.name = "calibrated",
+     .what = "c/G_i, G_i the size of the task's gradient where it has converged alone",
+     .source = "README",
+     .function = "Calibrated",
+     .body = mtbal_balance_calibrated,
+     .scaled = true,
+     .states = {{"mtbal/calibration/", "calibration", MTBAL_EACH_TASK, 1, true}}},
+    {.name = "equal", .what = "all 1", .source = "-", .fixed = mtbal_balance_equal},
+    {.name = "weights",
+     .what = "as given by --weights",
+     .source = "-",
+     .fixed = mtbal_balance_given},
+    {.name = "imtl-g",
+     .what = "the update has the same projection on every task's gradient",
+     .source = "Liu et al., ICLR 2021: Towards Impartial Multi-task Learning",
+     .reads = MTBAL_READS_NORMS | MTBAL_READS_COSINES,
+     .function = "ImtlG",
+     .body = mtbal_balance_imtl_g,
+     .scaled = true},
+    {.name = "nash",
+     .what = "the bargaining solution: no task gains in proportion more than another loses",
+     .source = "Navon et al., ICML 2022: Multi-Task Learning as a Bargaining Game",
+     .reads = MTBAL_READS_NORMS | MTBAL_READS_COSINES,
+     .function = "Nash",
+     .body = mtbal_balance_nash,
+     .scaled = true},
+    {.name = NULL},
 };
