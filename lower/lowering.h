@@ -247,7 +247,9 @@ void lower_shorten_chain(rt_chain_attr *at); /* chain.c */
 /* Emits the node, or the group that ends with it, or nothing where it is inside a group. */
 mtbal_status lower_emit_fused(lowering *l, mtbal_node *node);
 mtbal_status lower_memory(lowering *l);
-void lower_schedule(lowering *l); /* schedule.c: wants the cells' lifetimes */
+mtbal_status lower_pack(lowering *l);     /* packing.c: the arena; wants the cells' lifetimes */
+size_t lower_rounded(size_t bytes);       /* to whole units of PLAN_ALIGN */
+mtbal_status lower_schedule(lowering *l); /* schedule.c: wants the cells' lifetimes */
 mtbal_status lower_make_plan(lowering *l);
 /* Whether the kernel may write output `out` over input `in`. inplace.c */
 bool lower_in_place(int kernel, int in, int out);

@@ -1,9 +1,8 @@
 /* lower/memory.c: where everything lies. Lifetimes of cells; results written over operands that
- * nobody reads again; next states written straight into the state; the arena packed. */
+ * nobody reads again; next states written straight into the state. */
 #include "lower/lowering.h"
 
 #include <limits.h>
-#include <stdlib.h>
 #include <string.h>
 
 int lower_root(const lowering *l, int c)
@@ -209,151 +208,7 @@ static mtbal_status write_states(lowering *l)
     return l->status;
 }
 
-/* ------------------------------------------------------------------ packing the arena */
-
-static size_t rounded(size_t bytes)
-{
-    return (bytes + PLAN_ALIGN - 1) / PLAN_ALIGN * PLAN_ALIGN;
-}
-
-typedef struct packing {
-    const lowering *l;
-    int count;
-    int *order;            /* cells, in the order in which they are placed */
-    int *placed;           /* by offset */
-    size_t *offset, *best; /* by cell */
-} packing;
-
-/* qsort has no context: the cells are sorted through this pair. */
-typedef struct sorted_cell {
-    size_t bytes;
-    int first, last, index;
-} sorted_cell;
-
-static int by_size(const void *a, const void *b)
-{
-    const sorted_cell *x = a, *y = b;
-    if (x->bytes != y->bytes)
-        return x->bytes > y->bytes ? -1 : 1;
-    int dx = x->last - x->first, dy = y->last - y->first;
-    return dx != dy ? (dx > dy ? -1 : 1) : x->index - y->index;
-}
-
-static int by_length(const void *a, const void *b)
-{
-    const sorted_cell *x = a, *y = b;
-    int dx = x->last - x->first, dy = y->last - y->first;
-    if (dx != dy)
-        return dx > dy ? -1 : 1;
-    return x->bytes != y->bytes ? (x->bytes > y->bytes ? -1 : 1) : x->index - y->index;
-}
-
-static int by_start(const void *a, const void *b)
-{
-    const sorted_cell *x = a, *y = b;
-    if (x->first != y->first)
-        return x->first - y->first;
-    return x->bytes != y->bytes ? (x->bytes > y->bytes ? -1 : 1) : x->index - y->index;
-}
-
-/* The lowest gap that is large enough among the placed cells that live at the same time (the
- * tightest one, when `tight`). Returns where in `placed` the cell goes. */
-static int find_gap(const packing *p, int n, int index, bool tight, size_t *offset)
-{
-    const cell *c = &p->l->cells[index];
-    size_t end = 0, size = rounded(c->bytes), least = SIZE_MAX, at = SIZE_MAX;
-    for (int i = 0; i < n; i++) {
-        const cell *o = &p->l->cells[p->placed[i]];
-        if (o->last < c->first || o->first > c->last)
-            continue;
-        size_t start = p->offset[p->placed[i]], stop = start + rounded(o->bytes);
-        if (start >= end && start - end >= size && start - end < least) {
-            at = end;
-            least = tight ? start - end : 0;
-        }
-        end = stop > end ? stop : end;
-    }
-    *offset = at == SIZE_MAX ? end : at;
-    int slot = n;
-    while (slot > 0 && p->offset[p->placed[slot - 1]] > *offset)
-        slot--;
-    return slot;
-}
-
-static size_t pack_once(packing *p, bool tight)
-{
-    size_t total = 0;
-    for (int n = 0; n < p->count; n++) {
-        int index = p->order[n];
-        size_t offset;
-        int slot = find_gap(p, n, index, tight, &offset);
-        memmove(&p->placed[slot + 1], &p->placed[slot], (size_t)(n - slot) * sizeof *p->placed);
-        p->placed[slot] = index;
-        p->offset[index] = offset;
-        size_t end = offset + rounded(p->l->cells[index].bytes);
-        total = end > total ? end : total;
-    }
-    return total;
-}
-
-static bool in_arena(const cell *c)
-{
-    return c->region == REGION_ARENA && c->same < 0 && c->used && c->bytes > 0;
-}
-
-/* The largest sum of cells that live at one call. */
-static mtbal_status lower_bound(lowering *l, size_t *bound)
-{
-    size_t *grown = mtbal_arena_array(l->arena, (size_t)l->ncalls + 2, 2 * sizeof *grown);
-    if (!grown)
-        return mtbal_no_memory(l->diag);
-    size_t *shrunk = grown + l->ncalls + 2, now = 0;
-    for (int i = 0; i < l->ncells; i++)
-        if (in_arena(&l->cells[i])) {
-            grown[l->cells[i].first] += rounded(l->cells[i].bytes);
-            shrunk[l->cells[i].last + 1] += rounded(l->cells[i].bytes);
-        }
-    *bound = 0;
-    for (int i = 0; i < l->ncalls; i++) {
-        now = now + grown[i] - shrunk[i];
-        *bound = now > *bound ? now : *bound;
-    }
-    return MTBAL_OK;
-}
-
-static mtbal_status pack(lowering *l)
-{
-    static int (*const orders[])(const void *, const void *) = {by_size, by_length, by_start};
-    packing p = {.l = l};
-    size_t n = (size_t)l->ncells + 1, best = SIZE_MAX, bound = 0;
-    sorted_cell *sorted = mtbal_arena_array(l->arena, n, sizeof *sorted);
-    p.order = mtbal_arena_array(l->arena, n, sizeof *p.order);
-    p.placed = mtbal_arena_array(l->arena, n, sizeof *p.placed);
-    p.offset = mtbal_arena_array(l->arena, n, sizeof *p.offset);
-    p.best = mtbal_arena_array(l->arena, n, sizeof *p.best);
-    if (!sorted || !p.order || !p.placed || !p.offset || !p.best)
-        return mtbal_no_memory(l->diag);
-    MTBAL_TRY(lower_bound(l, &bound));
-    for (int i = 0; i < l->ncells; i++)
-        if (in_arena(&l->cells[i]))
-            sorted[p.count++] =
-                (sorted_cell){l->cells[i].bytes, l->cells[i].first, l->cells[i].last, i};
-    for (int way = 0; way < 6 && best > bound; way++) {
-        qsort(sorted, (size_t)p.count, sizeof *sorted, orders[way / 2]);
-        for (int i = 0; i < p.count; i++)
-            p.order[i] = sorted[i].index;
-        size_t total = pack_once(&p, way % 2 == 0);
-        if (total < best) {
-            best = total;
-            memcpy(p.best, p.offset, n * sizeof *p.best);
-        }
-    }
-    for (int i = 0; i < p.count; i++)
-        l->cells[p.order[i]].offset = p.best[p.order[i]];
-    l->plan->region_bytes[REGION_ARENA] = p.count ? best : 0;
-    l->plan->info.arena_lower_bound = bound;
-    return MTBAL_OK;
-}
+/* ------------------------------------------------------------------ all regions */
 
 /* The other regions: one cell after the other. */
 static void line_up(lowering *l, int region)
@@ -365,7 +220,7 @@ static void line_up(lowering *l, int region)
         if (c->region != region || c->same >= 0 || !kept)
             continue;
         c->offset = end;
-        end += rounded(c->bytes);
+        end += lower_rounded(c->bytes);
     }
     l->plan->region_bytes[region] = end;
 }
@@ -373,11 +228,11 @@ static void line_up(lowering *l, int region)
 mtbal_status lower_memory(lowering *l)
 {
     lifetimes(l);
-    lower_schedule(l);
+    MTBAL_TRY(lower_schedule(l));
     lifetimes(l);
     MTBAL_TRY(write_states(l));
     write_in_place(l);
-    MTBAL_TRY(pack(l));
+    MTBAL_TRY(lower_pack(l));
     for (int region = REGION_STATE; region < NREGIONS; region++)
         line_up(l, region);
     return MTBAL_OK;
