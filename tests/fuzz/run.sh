@@ -1,6 +1,6 @@
 #!/bin/sh
-# make fuzz: each reader on mutated files, FUZZ_SECONDS seconds each, from the seeds in tests/data. What it finds lies in
-# build/fuzz/found; what it has learnt, in build/fuzz/corpus, where the next run goes on.
+# make fuzz: each reader on mutated files, and models through rewriting, lowering and a step, FUZZ_SECONDS seconds each,
+# from the seeds in tests/data. What it finds lies in build/fuzz/found; what it has learnt, in build/fuzz/corpus, where the next run goes on.
 set -eu
 TOP=build/fuzz
 SECONDS_EACH=${FUZZ_SECONDS:-30}
@@ -8,7 +8,7 @@ mkdir -p $TOP/found
 
 seeds() { # TARGET: the files to begin with; big ones teach little and slow it down
     case $1 in
-    model) find tests/data models -name '*.onnx' -size -20k ;;
+    model | step | structure) find tests/data models -name '*.onnx' -size -20k ;;
     npz) find tests/data -name '*.np[yz]' -size -20k ;;
     text) find tests/data/fuzz/text -type f ;;
     checkpoint) find tests/data/ort -name '*.checkpoint' ;;
@@ -17,7 +17,7 @@ seeds() { # TARGET: the files to begin with; big ones teach little and slow it d
 }
 
 status=0
-for target in ${*:-model npz text checkpoint}; do
+for target in ${*:-model npz text checkpoint step structure}; do
     mkdir -p $TOP/corpus/$target $TOP/seeds/$target
     seeds $target | while read -r file; do
         cp "$file" "$TOP/seeds/$target/$(echo "$file" | tr / _)"
