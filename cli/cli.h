@@ -63,11 +63,9 @@ void cli_help(FILE *to, const cli_command *command);
 
 /* The work of a command, its arguments being parsed: operands [command->max_operands] <= 2. */
 typedef mtbal_status cli_work(const char *const *operands, mtbal_arena *arena, mtbal_diag *diag);
-/* Parses, works, reports; returns the exit code. */
+/* Parses, works, reports; returns the exit code. SIGINT and SIGTERM end the work within a second.
+ */
 int cli_main(const cli_command *command, int argc, char **argv, cli_work *work);
-/* From here on the first SIGINT or SIGTERM sets cli_stop; the second ends the program. */
-void cli_catch_signals(void);
-extern volatile sig_atomic_t cli_stop;
 /* Says on stderr whether there is a checkpoint, and what becomes of it. wanted: --resume. */
 void cli_note_resume(const mtbal_snapshot *snapshot, bool wanted);
 

@@ -379,7 +379,7 @@ static mtbal_status open_checkpoint(calibration *c, const char *model, mtbal_dia
                                       .output = a.out ? a.out : model,
                                       .every = a.every,
                                       .resume = a.resume,
-                                      .stop = &cli_stop};
+                                      .stop = &mtbal_stop};
     uint64_t metrics = 0;
     for (int i = 0; i < a.metrics.count; i++) {
         const mtbal_pair *m = &a.metrics.items[i];
@@ -492,7 +492,6 @@ static void close_all(calibration *c, bool done)
 static mtbal_status work(const char *const *operands, mtbal_arena *arena, mtbal_diag *diag)
 {
     calibration c = {.arena = arena};
-    cli_catch_signals();
     mtbal_status status = calibrate(&c, operands[0], diag);
     close_all(&c, status == MTBAL_OK);
     return status;

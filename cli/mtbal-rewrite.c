@@ -181,12 +181,11 @@ static mtbal_status check_target(mtbal_diag *diag)
 static mtbal_status calibrate(cli_rewritten *r, mtbal_model *model, mtbal_arena *arena,
                               mtbal_diag *diag)
 {
-    const mtbal_snapshot_options no_checkpoint = {.stop = &cli_stop};
+    const mtbal_snapshot_options no_checkpoint = {.stop = &mtbal_stop};
     mtbal_calibrate_options o;
     mtbal_calibrate_default(&o);
     o.data = a.calibrate;
     o.batch = a.emit.batch;
-    cli_catch_signals();
     mtbal_status status = mtbal_snapshot_open(&no_checkpoint, &o.snapshot, diag);
     if (status == MTBAL_OK)
         status = mtbal_calibrate_model(model, r->out, &o, arena, &r->calibrations,

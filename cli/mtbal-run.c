@@ -499,7 +499,7 @@ static mtbal_status open_checkpoint(run *r, mtbal_diag *diag)
                                       .output = a.outputs ? NULL : a.save,
                                       .every = a.every,
                                       .resume = a.resume,
-                                      .stop = &cli_stop};
+                                      .stop = &mtbal_stop};
     if ((a.checkpoint || a.resume) && (a.outputs || !r->session->is_step))
         return mtbal_fail(diag, MTBAL_USAGE, a.checkpoint ? "--checkpoint" : "--resume",
                           "leave it out", "%s",
@@ -525,7 +525,8 @@ static mtbal_status train(run *r, const char *model, mtbal_diag *diag)
                                .seed = (uint64_t)a.seed,
                                .schedule = {a.warmup, a.cosine ? MTBAL_WHOLE_RUN : 0},
                                .first = r->next,
-                               .between = between};
+                               .between = between,
+                               .saves = mtbal_snapshot_path(r->snapshot) != NULL};
     r->started = cli_seconds();
     cli_progress_begin(&r->progress, !a.quiet && !a.json && !a.verbose && r->session->is_step);
     mtbal_status status = mtbal_loop_run(r->session, r->data, &loop, on_step, r, diag);
@@ -547,7 +548,6 @@ static mtbal_status work(const char *const *operands, mtbal_arena *arena, mtbal_
 {
     run r = {.arena = arena};
     mtbal_diag ignored;
-    cli_catch_signals();
     mtbal_status status = train(&r, operands[0], diag);
     cli_log_close(&r.log, &ignored);
     mtbal_snapshot_close(r.snapshot, status == MTBAL_OK);

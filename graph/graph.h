@@ -13,6 +13,7 @@
 
 #include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -59,6 +60,8 @@ int mtbal_exit_code(mtbal_status status);
 /* Set by the commands' signal handlers. mtbal_stop: end at the next good place (a training: after
  * the step that it is in). mtbal_halt, a moment later: also inside of a step. */
 extern volatile sig_atomic_t mtbal_stop, mtbal_halt;
+/* Above 0: something is being written that must not be cut off by the handlers' last resort. */
+extern atomic_int mtbal_busy;
 /* MTBAL_INTERRUPTED when the work shall end and nothing needs to be kept. Every loop over nodes
  * asks. */
 mtbal_status mtbal_poll(mtbal_diag *diag);

@@ -30,10 +30,12 @@ mtbal_status mtbal_no_memory(mtbal_diag *diag)
 }
 
 volatile sig_atomic_t mtbal_stop, mtbal_halt;
+atomic_int mtbal_busy;
 
 mtbal_status mtbal_interrupted(mtbal_diag *diag)
 {
-    return mtbal_fail(diag, MTBAL_INTERRUPTED, NULL, NULL, "interrupted; nothing was kept");
+    return mtbal_fail(diag, MTBAL_INTERRUPTED, NULL, NULL,
+                      "interrupted; what was not saved before is lost");
 }
 
 mtbal_status mtbal_poll(mtbal_diag *diag)

@@ -370,8 +370,10 @@ mtbal_status lower_emit_node(lowering *l, mtbal_node *node)
 
 mtbal_status lower_emit_graph(lowering *l, mtbal_graph *graph)
 {
-    for (mtbal_node *node = graph->first; node; node = node->next)
+    for (mtbal_node *node = graph->first; node; node = node->next) {
+        MTBAL_TRY(mtbal_poll(l->diag));
         MTBAL_TRY(lower_emit_fused(l, node));
+    }
     return l->status;
 }
 

@@ -126,6 +126,7 @@ mtbal_status mtbal_bundle_commit(mtbal_bundle *bundle, mtbal_diag *diag)
 {
     struct stat st;
     mtbal_status status = MTBAL_OK;
+    mtbal_busy++; /* all of them or none */
     if (stat(bundle->path, &st) == 0)
         status = move_files(bundle, diag);
     else if (rename(bundle->temporary, bundle->path) == 0)
@@ -133,6 +134,7 @@ mtbal_status mtbal_bundle_commit(mtbal_bundle *bundle, mtbal_diag *diag)
     else
         status = cannot(bundle->path, "name the folder", diag);
     mtbal_bundle_abort(bundle);
+    mtbal_busy--;
     return status;
 }
 

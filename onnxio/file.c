@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -81,6 +82,37 @@ static char *resolved(const char *path)
     return copy;
 }
 
+/* Temporary files that exist, for a signal handler. */
+enum { MAX_TEMPORARIES = 256 };
+static _Atomic(char *) temporaries[MAX_TEMPORARIES];
+
+static void note(char *path)
+{
+    for (int i = 0; i < MAX_TEMPORARIES; i++) {
+        char *none = NULL;
+        if (atomic_compare_exchange_strong(&temporaries[i], &none, path))
+            return;
+    }
+}
+
+static void forget(char *path)
+{
+    for (int i = 0; path && i < MAX_TEMPORARIES; i++) {
+        char *same = path;
+        if (atomic_compare_exchange_strong(&temporaries[i], &same, NULL))
+            return;
+    }
+}
+
+void mtbal_writer_unlink_all(void)
+{
+    for (int i = 0; i < MAX_TEMPORARIES; i++) {
+        const char *path = temporaries[i];
+        if (path)
+            unlink(path);
+    }
+}
+
 /* O_EXCL with a counter instead of mkstemp: the file gets the mode that the user's umask gives. */
 static void open_temporary(mtbal_writer *writer)
 {
@@ -89,6 +121,8 @@ static void open_temporary(mtbal_writer *writer)
     for (int i = 0; writer->temporary && writer->fd < 0 && i < 1000; i++) {
         snprintf(writer->temporary, size, "%s.%ld-%d.tmp", writer->path, (long)getpid(), i);
         writer->fd = open(writer->temporary, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        if (writer->fd >= 0)
+            note(writer->temporary);
         if (writer->fd < 0 && errno != EEXIST)
             return;
     }
@@ -176,6 +210,7 @@ mtbal_status mtbal_writer_commit(mtbal_writer *writer, mtbal_diag *diag)
         if (rename(writer->temporary, writer->path) != 0) {
             status = write_error(writer, "rename", errno, diag);
         } else {
+            forget(writer->temporary);
             mtbal_free(writer->temporary);
             writer->temporary = NULL;
             mtbal_file_sync_folder(writer->path);
@@ -191,6 +226,7 @@ void mtbal_writer_abort(mtbal_writer *writer)
         close(writer->fd);
     if (writer->temporary)
         unlink(writer->temporary);
+    forget(writer->temporary);
     mtbal_free(writer->temporary);
     mtbal_free(writer->path);
     *writer = (mtbal_writer){NULL, NULL, -1, writer->status};

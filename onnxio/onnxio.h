@@ -35,6 +35,7 @@ mtbal_status mtbal_writer_seal(mtbal_writer *writer, mtbal_diag *diag);
 mtbal_status mtbal_writer_commit(mtbal_writer *writer,
                                  mtbal_diag *diag); /* fsync, rename, fsync of the folder */
 void mtbal_writer_abort(mtbal_writer *writer);      /* removes the temporary file */
+void mtbal_writer_unlink_all(void); /* all temporary files, from a signal handler that then exits */
 
 /* ------------------------------------------------------------------ scan.c: the wire format,
  * checked before unpacking */

@@ -142,6 +142,7 @@ static mtbal_status run_pass(manager *m, const mtbal_pass *pass)
         need += n + (need[n] == ' ');
     }
     double start = milliseconds();
+    MTBAL_TRY(mtbal_poll(m->c->diag));
     MTBAL_TRY(pass->run(m->c));
     m->holds |= bit_of(pass);
     for (const char *broken = pass->breaks; *broken;) {

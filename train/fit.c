@@ -194,6 +194,16 @@ static mtbal_status between(void *context, int64_t next, mtbal_diag *diag)
     return status;
 }
 
+/* After an interruption that changed nothing: as after the last step. */
+static mtbal_status save_as_trained(mtbal_fit *f, mtbal_diag *diag)
+{
+    mtbal_diag saved = {0};
+    mtbal_status status = between(f, f->steps, &saved);
+    if (saved.status != MTBAL_OK && diag)
+        *diag = saved;
+    return status == MTBAL_OK ? MTBAL_INTERRUPTED : status;
+}
+
 /* Goes on where a checkpoint was written. */
 static mtbal_status restore(mtbal_fit *f, mtbal_diag *diag)
 {
@@ -227,16 +237,20 @@ static mtbal_status one_epoch(mtbal_fit *f, mtbal_diag *diag)
                                .seed = o->seed + (uint64_t)f->epoch,
                                .before = f->steps - f->epoch_steps,
                                .first = f->epoch_steps,
-                               .between = between};
+                               .between = between,
+                               .saves = true};
     loop.schedule = (mtbal_schedule){o->warmup, o->cosine ? o->max_epochs * r->batches : 0};
     MTBAL_TRY(mtbal_loop_run(f->session, f->data, &loop, on_step, f, diag));
     double loss = f->epoch_loss / (double)f->epoch_steps, watched = loss;
-    f->epoch_loss = 0;
-    f->epoch_steps = 0;
     if (f->valid) {
-        MTBAL_TRY(validate(f, &watched, diag));
+        mtbal_status status = validate(f, &watched, diag);
+        if (status == MTBAL_INTERRUPTED)
+            return save_as_trained(f, diag);
+        MTBAL_TRY(status);
         MTBAL_TRY(keep_best(f, watched, diag));
     }
+    f->epoch_loss = 0;
+    f->epoch_steps = 0;
     if (f->epoch == 0)
         r->first_loss = loss;
     r->loss = loss;

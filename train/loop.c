@@ -17,6 +17,10 @@ typedef struct loop {
     int64_t *order;
     double *loss, *grad_norm, *weight;
     int64_t step, steps_total, per_epoch;
+    double took; /* seconds of the step before; < 0: there was none */
+    void *kept;  /* the states before the present step, where it is a long one */
+    size_t room;
+    bool begun, keeps; /* the step changes the states; they are in `kept` */
 } loop;
 
 static double seconds(void)
@@ -115,6 +119,41 @@ static mtbal_status record(loop *l, const mtbal_program *program, int64_t epoch,
     return s->is_step ? check(l) : MTBAL_OK;
 }
 
+/* ------------------------------------------------------------------ a step */
+
+/* Copies the states before a step that will be long enough to be interrupted. No room: then it
+ * cannot be undone. */
+static void keep_states(loop *l)
+{
+    enum { SHORT = 10 }; /* steps a second that end soon enough by themselves */
+    size_t size = mtbal_session_state_bytes(l->session);
+    l->keeps = false;
+    if (!l->options->saves || (l->took >= 0 && l->took < 1.0 / SHORT))
+        return;
+    if (size > l->room) {
+        void *bigger = mtbal_realloc(l->kept, size);
+        l->kept = bigger ? bigger : l->kept;
+        l->room = bigger ? size : l->room;
+    }
+    l->keeps = size <= l->room;
+    if (l->keeps)
+        mtbal_session_save_states(l->session, l->kept);
+}
+
+/* After a step that was interrupted: the states are as before it, and saved. */
+static mtbal_status undo(loop *l)
+{
+    if (!l->options->saves || !l->session->first || (l->begun && !l->keeps))
+        return MTBAL_INTERRUPTED;
+    if (l->begun)
+        mtbal_session_load_states(l->session, l->kept);
+    mtbal_diag saved = {0};
+    mtbal_status status = l->options->between(l->context, l->step, &saved);
+    if (saved.status != MTBAL_OK && l->diag)
+        *l->diag = saved;
+    return status == MTBAL_OK ? MTBAL_INTERRUPTED : status;
+}
+
 static mtbal_status one_step(loop *l, int64_t epoch, int64_t first)
 {
     const mtbal_data *data = l->data;
@@ -126,10 +165,14 @@ static mtbal_status one_step(loop *l, int64_t epoch, int64_t first)
     MTBAL_TRY(mtbal_session_program(l->session, l->session->nfeeds, l->binds,
                                     measure ? MTBAL_MEASURE : MTBAL_TRAIN, &program, l->diag));
     set_learning_rate(l, program);
+    keep_states(l);
     double start = seconds();
+    l->begun = true;
     MTBAL_TRY(mtbal_program_run(l->session, data, l->order + first, n,
                                 l->options->seed + (uint64_t)l->step, program, l->diag));
-    return record(l, program, epoch, first, n, seconds() - start);
+    l->begun = false;
+    l->took = seconds() - start;
+    return record(l, program, epoch, first, n, l->took);
 }
 
 /* What is left of an epoch. A step graph with a fixed batch leaves the last, smaller batch out. */
@@ -139,7 +182,11 @@ static mtbal_status one_epoch(loop *l, int64_t epoch)
     int64_t last = (epoch + 1) * l->per_epoch;
     mtbal_data_order(l->data, o->shuffle, o->seed, epoch, l->order);
     while (l->step < last && l->step < l->steps_total) {
-        MTBAL_TRY(one_step(l, epoch, (l->step - epoch * l->per_epoch) * l->data->batch));
+        l->begun = false;
+        mtbal_status status = one_step(l, epoch, (l->step - epoch * l->per_epoch) * l->data->batch);
+        if (status == MTBAL_INTERRUPTED)
+            return undo(l);
+        MTBAL_TRY(status);
         l->step++;
         if (o->between)
             MTBAL_TRY(o->between(l->context, l->step, l->diag));
@@ -164,6 +211,7 @@ mtbal_status mtbal_loop_run(mtbal_session *session, const mtbal_data *data,
               .context = context,
               .diag = diag,
               .step = options->first,
+              .took = -1,
               .per_epoch = steps_per_epoch(session, data)};
     MTBAL_TRY(prepare(&l));
     int64_t epochs = options->epochs > 0 ? options->epochs : 1;
@@ -176,6 +224,7 @@ mtbal_status mtbal_loop_run(mtbal_session *session, const mtbal_data *data,
     while (l.step < l.steps_total && status == MTBAL_OK)
         status = one_epoch(&l, l.step / l.per_epoch);
     mtbal_free(l.order);
+    mtbal_free(l.kept);
     return status;
 }
 

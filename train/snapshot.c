@@ -408,6 +408,7 @@ mtbal_status mtbal_snapshot_save(mtbal_snapshot *s, int part, mtbal_session *ses
                                  const mtbal_piece *pieces, mtbal_diag *diag)
 {
     if (s && s->path) {
+        mtbal_busy++;
         pthread_mutex_lock(&s->lock);
         mtbal_status status = replace(s, part, session, count, pieces, diag);
         if (status == MTBAL_OK)
@@ -415,6 +416,7 @@ mtbal_status mtbal_snapshot_save(mtbal_snapshot *s, int part, mtbal_session *ses
         else
             drop_others(s, part, NULL, 0, NULL); /* half of it is worse than nothing */
         pthread_mutex_unlock(&s->lock);
+        mtbal_busy--;
         MTBAL_TRY(status);
     }
     if (!s || !s->stop || !*s->stop)

@@ -170,6 +170,7 @@ typedef struct mtbal_loop_options {
     /* Called between a step that went well and step `next`, as the place where states may be saved.
      * May be NULL. Any status but MTBAL_OK ends the run with it. */
     mtbal_status (*between)(void *context, int64_t next, mtbal_diag *diag);
+    bool saves; /* between() writes checkpoints: a long step that is interrupted is undone first */
 } mtbal_loop_options;
 
 /* What a step showed. Arrays are [session->ntasks]; NAN where not measured. */

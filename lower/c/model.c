@@ -164,9 +164,20 @@ static void print_jump(FILE *to, const plan_call *call)
     fprintf(to, "    goto call_%d;\n", call->jump);
 }
 
+/* Data that a kernel cannot work with are integers: indices, labels, lengths, divisors. */
+static bool may_fail(const plan_call *call)
+{
+    for (int k = 0; k < call->nin; k++)
+        if (call->in[k].cell >= 0 && call->in[k].dtype != RT_BOOL &&
+            !mtbal_dtype_is_float((mtbal_dtype)call->in[k].dtype))
+            return true;
+    return false;
+}
+
 static void print_call(FILE *to, const mtbal_c *c, int i)
 {
     const plan_call *call = &c->plan->calls[i];
+    bool fails = may_fail(call);
     fprintf(to, "\n    /* %d. ", i);
     c_print_comment(to, call->label ? call->label : "");
     fprintf(to, " */\n");
@@ -178,16 +189,23 @@ static void print_call(FILE *to, const mtbal_c *c, int i)
     print_operands(to, c, call->in, call->nin, "");
     fprintf(to, "%s", call->nin ? ",\n            " : "");
     print_operands(to, c, call->out, call->nout, "OUT | ");
-    fprintf(to, ", LAST};\n        run(m, rt_%s, ", rt_kernels[call->kernel].name);
+    fprintf(to, ", LAST};\n        %srun(m, rt_%s, ", fails ? "if (" : "",
+            rt_kernels[call->kernel].name);
     if (call->attr)
-        fprintf(to, "&a%d, x);\n    }\n", c->attr_of[i]);
+        fprintf(to, "&a%d, x)", c->attr_of[i]);
     else
-        fprintf(to, "NULL, x);\n    }\n");
+        fprintf(to, "NULL, x)");
+    if (fails) {
+        fprintf(to, ")\n            return fail(m, ");
+        c_print_string(to, call->label ? call->label : "");
+        fprintf(to, ")");
+    }
+    fprintf(to, ";\n    }\n");
 }
 
 static const char run_text[] =
-    "/* Calls a kernel with its operands at their places. */\n"
-    "static void run(model *m, rt_kernel *kernel, const void *attributes, const operand *x)\n{\n"
+    "/* Calls a kernel with its operands at their places; whether it failed. */\n"
+    "static int run(model *m, rt_kernel *kernel, const void *attributes, const operand *x)\n{\n"
     "    unsigned char *const regions[] = {m->arena, m->states, (unsigned char "
     "*)(uintptr_t)m->weights,\n"
     "                                      m->inputs, m->outputs};\n"
@@ -200,7 +218,10 @@ static const char run_text[] =
     "            t[n].data = regions[values[v].region] + values[v].offset;\n"
     "        nin += x[n] < OUT;\n"
     "    }\n"
-    "    kernel(&m->env, attributes, t, t + nin);\n}\n";
+    "    kernel(&m->env, attributes, t, t + nin);\n"
+    "    return m->fault.format != NULL;\n}\n";
+static const char fail_text[] = "\nstatic int fail(model *m, const char *node)\n{\n"
+                                "    m->failed = node;\n    return 1;\n}\n";
 
 static int most_operands(const mtbal_plan *p)
 {
@@ -223,7 +244,13 @@ static void print_step(FILE *to, const mtbal_c *c)
             many ? "uint32_t" : "uint16_t", many ? "0x40000000" : "0x8000",
             many ? "0x7fffffff" : "0xffff", most_operands(p));
     fputs(run_text, to);
-    fprintf(to, "\nvoid model_step(model *m, uint64_t seed)\n{\n    m->env.seed = seed;\n");
+    bool fails = false;
+    for (int i = 0; i < p->ncalls && !fails; i++)
+        fails = p->calls[i].kernel >= 0 && may_fail(&p->calls[i]);
+    if (fails)
+        fputs(fail_text, to);
+    fprintf(to, "\nint model_step(model *m, uint64_t seed)\n{\n    m->env.seed = seed;\n"
+                "    m->fault.format = NULL;\n");
     for (int i = 0; i < p->ncalls; i++) {
         if (is_target(p, i))
             fprintf(to, "\ncall_%d:;\n", i);
@@ -231,7 +258,7 @@ static void print_step(FILE *to, const mtbal_c *c)
     }
     if (is_target(p, p->ncalls))
         fprintf(to, "call_%d:;\n", p->ncalls);
-    fprintf(to, "}\n");
+    fprintf(to, "    return 0;\n}\n");
 }
 
 /* ------------------------------------------------------------------ ports */
@@ -275,6 +302,7 @@ static void print_init(FILE *to, const mtbal_c *c)
         "    m->env.scratch = m->scratch;\n"
         "    m->env.scratch_size = MODEL_SCRATCH_BYTES;\n"
         "    m->env.cpu = rt_cpu_detect();\n"
+        "    m->env.fault = &m->fault;\n"
         "#if MODEL_THREADS > 1\n"
         "    if (rt_pool_size() <= sizeof m->pool &&\n"
         "        rt_pool_start((rt_pool *)(void *)m->pool, MODEL_THREADS) == 0) {\n"

@@ -2,6 +2,7 @@
  * norms, weights. */
 #include "model.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,7 +17,9 @@ static const char help[] =
     "  --out NAME=F.npy      writes an output of the last run, or a state\n"
     "  --weights F      where the stored weights are (default weights.bin), if not compiled in\n"
     "  --cpu N          0 portable, 1 AVX2, 2 AVX-512, where there is a choice\n"
-    "  --quiet          prints the last run only\n";
+    "  --quiet          prints the last run only\n"
+    "exit codes: 0 done; 2 usage or files; 4 data that the network cannot work with, nothing is\n"
+    "  written; 6 ended by SIGINT or SIGTERM after a whole step, what was asked for is written\n";
 
 /* An input's samples. */
 typedef struct feed {
@@ -38,6 +41,15 @@ typedef struct args {
 } args;
 
 static model m;
+
+/* The first SIGINT or SIGTERM ends the program after the step that it is in; the second at once. */
+static volatile sig_atomic_t stop;
+
+static void on_signal(int number)
+{
+    stop = 1;
+    signal(number, SIG_DFL);
+}
 
 static const rt_tensor *shape(const model_port *p)
 {
@@ -282,6 +294,39 @@ static void print_numbers(long step)
     printf("\n");
 }
 
+/* Where the value that a step failed on stands in a feed's samples, or -1. */
+static long long sample_of(const feed *f, const rt_fault *fault, size_t step)
+{
+    const rt_tensor *t = shape(f->port);
+    const unsigned char *batch = f->bytes + step % f->runs * f->port->bytes;
+    int64_t wide;
+    int32_t narrow;
+    if (rt_count(t) != fault->count || t->rank < 1)
+        return -1;
+    if (t->dtype == RT_I64)
+        memcpy(&wide, batch + fault->element * 8, 8);
+    else if (t->dtype == RT_I32)
+        memcpy(&narrow, batch + fault->element * 4, 4), wide = narrow;
+    else
+        return -1;
+    return wide == fault->value ? (long long)(step % f->runs) * t->dims[0] +
+                                      fault->element / (fault->count / t->dims[0])
+                                : -1;
+}
+
+static void report(const args *a, long step)
+{
+    const rt_fault *fault = &m.fault;
+    fprintf(stderr, "model: step %ld: node %s: ", step, m.failed);
+    fprintf(stderr, fault->format, fault->value, fault->limit);
+    fprintf(stderr, ", element %lld of %lld\n", (long long)fault->element, (long long)fault->count);
+    for (int i = 0; i < a->nfeeds; i++)
+        if (sample_of(&a->feeds[i], fault, (size_t)step) >= 0)
+            fprintf(stderr, "  it is in sample %lld of %s\n",
+                    sample_of(&a->feeds[i], fault, (size_t)step), a->feeds[i].port->name);
+    exit(4);
+}
+
 static void run(const args *a)
 {
     size_t runs = 1;
@@ -289,13 +334,14 @@ static void run(const args *a)
         runs = a->feeds[i].runs > runs ? a->feeds[i].runs : runs;
     long steps = a->text[STEPS] ? strtol(a->text[STEPS], NULL, 10) : (long)runs;
     unsigned long seed = a->text[SEED] ? strtoul(a->text[SEED], NULL, 10) : 0;
-    for (long step = 0; step < steps; step++) {
+    for (long step = 0; step < steps && !stop; step++) {
         for (int i = 0; i < a->nfeeds; i++) {
             const feed *f = &a->feeds[i];
             memcpy(model_data(&m, f->port), f->bytes + (size_t)step % f->runs * f->port->bytes,
                    f->port->bytes);
         }
-        model_step(&m, seed + (unsigned long)step);
+        if (model_step(&m, seed + (unsigned long)step))
+            report(a, step);
         if (!a->quiet || step + 1 == steps)
             print_numbers(step);
     }
@@ -340,10 +386,12 @@ int main(int argc, char **argv)
         m.env.cpu = (int)strtol(a.text[CPU], NULL, 10);
     take_all(&a, argc, argv, 1);
     check_inputs(&a);
+    signal(SIGINT, on_signal);
+    signal(SIGTERM, on_signal);
     run(&a);
     take_all(&a, argc, argv, 2);
     if (a.text[SAVE])
         write_file(a.text[SAVE], "", 0, m.states, MODEL_STATE_BYTES);
     model_done(&m);
-    return 0;
+    return stop ? 6 : 0;
 }
