@@ -45,6 +45,8 @@ static bool name_outputs(mtbal_builder *b, mtbal_node *node, int nout, mtbal_val
 {
     mtbal_model *model = b->graph->model;
     node->name = graph_fresh(model, "%s%s", b->prefix ? b->prefix : "", node->op);
+    if (nout > 0 && mtbal_node_set_output(node, nout - 1, NULL) != MTBAL_OK) /* room for all */
+        return false;
     for (int i = 0; i < nout && node->name; i++) {
         const char *name = i ? graph_fresh(model, "%s:%d", node->name, i) : node->name;
         out[i] = name ? mtbal_value_new(b->graph, name) : NULL;

@@ -158,19 +158,8 @@ static mtbal_value *join_pieces(lowering *l, mtbal_node *node, const unrolling *
             return NULL;
     }
     mtbal_value *out = NULL;
-    mtbal_node *join = NULL;
-    for (int i = 0; i < n; i += 255) { /* the builder takes 256 operands at a time */
-        mtbal_value *in[256];
-        int count = 0;
-        if (out)
-            in[count++] = out;
-        for (int k = i; k < n && k < i + 255; k++)
-            in[count++] = parts[k];
-        join = mtbal_emit_node(&b, "", "Concat", count, in, 1, &out);
-        if (!join || mtbal_set_i(join, "axis", axis) != MTBAL_OK)
-            return NULL;
-    }
-    return out;
+    mtbal_node *join = mtbal_emit_node(&b, "", "Concat", n, parts, 1, &out);
+    return join && mtbal_set_i(join, "axis", axis) == MTBAL_OK ? out : NULL;
 }
 
 /* An output of no iteration: nothing of the body's type. */

@@ -5,6 +5,8 @@
 
 #include <string.h>
 
+enum { MOST_PIECES = 100000 }; /* of one tensor: each is a node */
+
 static place *list_of(lowering *l, const mtbal_node *node, int i)
 {
     place *p = op_given(node, i) ? lower_place(l, node->in[i]) : NULL;
@@ -159,21 +161,22 @@ ELABORATE(concat_from_sequence)
     mtbal_builder_init(&b, node->graph, node, l->diag);
     int64_t axis = mtbal_attr_i(node, "axis", 0);
     bool widen = mtbal_attr_i(node, "new_axis", 0) != 0;
-    if (!p || !p->nitems || p->nitems > 256)
+    if (!p || !p->nitems)
         return MTBAL_OK;
-    mtbal_value *parts[256], *out;
-    for (int i = 0; i < p->nitems; i++) {
-        mtbal_value *axes =
-            lower_new_constant(l, node->graph, MTBAL_INT64, 1, (int64_t[]){1}, &axis);
-        parts[i] = p->items[i];
-        if (!axes)
-            return mtbal_no_memory(l->diag);
+    int n = p->nitems;
+    mtbal_value *const *items = p->items; /* new values move the table of places */
+    mtbal_value **parts = mtbal_arena_array(l->arena, (size_t)n, sizeof *parts), *out;
+    mtbal_value *axes = lower_new_constant(l, node->graph, MTBAL_INT64, 1, (int64_t[]){1}, &axis);
+    if (!parts || !axes)
+        return mtbal_no_memory(l->diag);
+    for (int i = 0; i < n; i++) {
+        parts[i] = items[i];
         if (widen && mtbal_opset_of(l->model, "") < 13)
-            parts[i] = mtbal_emit_attrs(&b, "Unsqueeze", 1, &p->items[i], "axes=I", 1, &axis);
+            parts[i] = mtbal_emit_attrs(&b, "Unsqueeze", 1, &parts[i], "axes=I", 1, &axis);
         else if (widen)
-            parts[i] = mtbal_emit(&b, "Unsqueeze", p->items[i], axes);
+            parts[i] = mtbal_emit(&b, "Unsqueeze", parts[i], axes);
     }
-    out = mtbal_emit_attrs(&b, "Concat", p->nitems, parts, "axis=i", axis);
+    out = mtbal_emit_attrs(&b, "Concat", n, parts, "axis=i", axis);
     if (!out)
         return b.status;
     *done = true;
@@ -183,39 +186,38 @@ ELABORATE(concat_from_sequence)
 
 /* How many pieces, and how long each is: `split` may be a scalar (all but the last), a list, or
  * left out (ones). */
-static int piece_lengths(lowering *l, const mtbal_node *node, int64_t size, int64_t *lengths,
-                         int limit)
+static int piece_lengths(lowering *l, const mtbal_node *node, int64_t size, int64_t **list)
 {
     const mtbal_tensor *t = op_given(node, 1) ? lower_constant(l, node->in[1]) : NULL;
     int n = 0;
     if (op_given(node, 1) && !t)
         return -1;
-    if (t && t->rank == 1) {
-        for (; n < t->count && n < limit; n++)
-            lengths[n] = mtbal_tensor_i64(t, n);
-        return t->count > limit ? -1 : n;
-    }
-    int64_t each = t ? mtbal_tensor_i64(t, 0) : 1;
-    if (each < 1)
+    int64_t each = t && t->count ? mtbal_tensor_i64(t, 0) : 1;
+    if (each < 1 && !(t && t->rank == 1))
         return -1;
-    for (int64_t left = size; left > 0; left -= each) {
-        if (n == limit)
-            return -1;
-        lengths[n++] = left < each ? left : each;
+    int64_t count = t && t->rank == 1 ? t->count : (size + each - 1) / each;
+    if (count > MOST_PIECES)
+        return -1;
+    int64_t *lengths = *list = mtbal_arena_array(l->arena, (size_t)count + 1, sizeof *lengths);
+    for (; lengths && n < count; n++) {
+        int64_t left = size - n * each;
+        lengths[n] = t && t->rank == 1 ? mtbal_tensor_i64(t, n) : left < each ? left : each;
     }
     return n;
 }
 
 ELABORATE(split_to_sequence)
 {
-    int64_t lengths[256];
-    mtbal_value *items[256];
+    int64_t *lengths = NULL;
     const mtbal_type *t = &node->in[0]->type;
     int64_t axis = mtbal_attr_i(node, "axis", 0);
     axis += axis < 0 ? t->rank : 0;
     if (!mtbal_shape_known(t) || axis < 0 || axis >= t->rank)
         return MTBAL_OK;
-    int n = piece_lengths(l, node, t->dims[axis].size, lengths, 256);
+    int n = piece_lengths(l, node, t->dims[axis].size, &lengths);
+    mtbal_value **items = mtbal_arena_array(l->arena, n < 0 ? 1 : (size_t)n + 1, sizeof *items);
+    if (!items || (n >= 0 && !lengths))
+        return mtbal_no_memory(l->diag);
     bool squeeze = !op_given(node, 1) && mtbal_attr_i(node, "keepdims", 1) == 0;
     int64_t start = 0;
     mtbal_builder b;

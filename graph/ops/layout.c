@@ -154,9 +154,10 @@ mtbal_status mtbal_shape_split(mtbal_infer *s)
 {
     const mtbal_type *x = shape_type(s, 0);
     mtbal_dim dims[SHAPE_MAX_RANK];
-    int64_t axis, sizes[SHAPE_MAX_CONTENT];
+    int64_t axis, few[SHAPE_MAX_CONTENT];
+    const int64_t *sizes;
     bool given = mtbal_attr_find(s->node, "split") || shape_in(s, 1);
-    int n = shape_attr_or_ints(s, "split", 1, sizes), parts = s->node->nout;
+    int n = shape_many_ints(s, "split", 1, few, &sizes), parts = s->node->nout;
     const mtbal_dim *symbols = NULL;
     int nsymbols = n < 0 ? shape_content(s, 1, &symbols) : -1;
     if (x->rank < 0) {

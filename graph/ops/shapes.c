@@ -1,6 +1,7 @@
 /* graph/ops/shapes.c: what shape functions lean on. */
 #include "graph/ops/shapes.h"
 
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -224,6 +225,24 @@ int shape_attr_or_ints(const mtbal_infer *s, const char *attr, int input, int64_
     if (n)
         memcpy(values, given, (size_t)n * sizeof *values);
     return n;
+}
+
+int shape_many_ints(const mtbal_infer *s, const char *attr, int input, int64_t *few,
+                    const int64_t **values)
+{
+    int n = mtbal_attr_ints(s->node, attr, values);
+    if (n >= 0)
+        return n;
+    *values = few;
+    const mtbal_tensor *t = constant(s, shape_in(s, input), INT_MAX);
+    if (!t || t->count <= SHAPE_MAX_CONTENT || t->rank != 1 || mtbal_dtype_is_float(t->dtype) ||
+        !mtbal_dtype_size(t->dtype))
+        return shape_ints(s, input, few);
+    int64_t *all = mtbal_arena_array(s->model->arena, (size_t)t->count, sizeof *all);
+    for (int64_t k = 0; all && k < t->count; k++)
+        all[k] = mtbal_tensor_i64(t, k);
+    *values = all;
+    return all ? (int)t->count : -1;
 }
 
 /* ------------------------------------------------------------------ dimensions */

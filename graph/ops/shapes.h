@@ -45,6 +45,9 @@ bool shape_scalar_int(const mtbal_infer *s, int i, int64_t *value);
 int shape_reals(const mtbal_infer *s, int i, double *values);
 /* The ints of an attribute, or else of an input: count, or -1. */
 int shape_attr_or_ints(const mtbal_infer *s, const char *attr, int input, int64_t *values);
+/* The same of any count: *values is `few` [SHAPE_MAX_CONTENT] or memory that lasts. */
+int shape_many_ints(const mtbal_infer *s, const char *attr, int input, int64_t *few,
+                    const int64_t **values);
 
 /* ------------------------------------------------------------------ dimensions */
 

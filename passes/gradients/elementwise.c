@@ -357,9 +357,10 @@ RULE(mean)
 RULE(extremum)
 {
     mtbal_builder *b = g->b;
-    mtbal_value *count = NULL, *masks[64];
-    if (g->nx > 64)
-        return rule_unsupported(g, "more than 64 operands");
+    mtbal_value *count = NULL;
+    mtbal_value **masks = mtbal_arena_array(b->graph->model->arena, (size_t)g->nx, sizeof *masks);
+    if (!masks)
+        return mtbal_no_memory(g->diag);
     for (int i = 0; i < g->nx; i++) {
         masks[i] = rule_mask(b, BINARY("Equal", g->x[i], g->y[0]), g->dy[0]);
         count = count ? ADD(count, masks[i]) : masks[i];

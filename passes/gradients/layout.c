@@ -75,9 +75,12 @@ RULE(tile)
 static mtbal_value *part_sizes(mtbal_gradient *g, int64_t axis)
 {
     mtbal_builder *b = g->b;
-    mtbal_value *parts[256];
-    int64_t sizes[256];
+    mtbal_arena *arena = b->graph->model->arena;
+    mtbal_value **parts = mtbal_arena_array(arena, (size_t)g->nx, sizeof *parts);
+    int64_t *sizes = mtbal_arena_array(arena, (size_t)g->nx, sizeof *sizes);
     bool known = true;
+    if (!parts || !sizes)
+        return NULL;
     for (int i = 0; i < g->nx; i++) {
         sizes[i] = g->x[i]->type.rank > axis ? g->x[i]->type.dims[axis].size : -1;
         known = known && sizes[i] >= 0;
@@ -95,13 +98,16 @@ RULE(concat)
 {
     mtbal_builder *b = g->b;
     int64_t axis = rule_axis(g, 0);
-    if (g->nx > 256 || axis < 0)
-        return rule_unsupported(g, "more than 256 operands, or operands of unknown rank");
+    if (axis < 0)
+        return rule_unsupported(g, "operands of unknown rank");
     if (g->nx == 1) {
         g->dx[0] = g->dy[0];
         return MTBAL_OK;
     }
-    mtbal_value *in[2] = {g->dy[0], part_sizes(g, axis)}, *out[256];
+    mtbal_value *in[2] = {g->dy[0], part_sizes(g, axis)};
+    mtbal_value **out = mtbal_arena_array(b->graph->model->arena, (size_t)g->nx, sizeof *out);
+    if (!in[1] || !out)
+        return b->status != MTBAL_OK ? b->status : mtbal_no_memory(g->diag);
     mtbal_node *node = mtbal_emit_node(b, "", "Split", 2, in, g->nx, out);
     if (node && mtbal_set_i(node, "axis", axis) != MTBAL_OK)
         return mtbal_no_memory(g->diag);
@@ -114,9 +120,9 @@ RULE(concat)
 RULE(split)
 {
     mtbal_builder *b = g->b;
-    mtbal_value *parts[256];
-    if (g->ny > 256)
-        return rule_unsupported(g, "more than 256 parts");
+    mtbal_value **parts = mtbal_arena_array(b->graph->model->arena, (size_t)g->ny, sizeof *parts);
+    if (!parts)
+        return mtbal_no_memory(g->diag);
     for (int i = 0; i < g->ny; i++)
         parts[i] = g->dy[i] ? g->dy[i] : mtbal_emit_fill_like(b, g->y[i], 0);
     g->dx[0] = g->ny == 1 ? parts[0]
