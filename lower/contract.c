@@ -81,10 +81,10 @@ static bool broadcasts(operand x, operand to)
 {
     if (!given(x))
         return true;
-    for (int d = 1; d <= x.rank && d <= to.rank; d++)
-        if (x.dims[x.rank - d] != 1 && x.dims[x.rank - d] != to.dims[to.rank - d])
+    for (int d = 1; d <= x.rank; d++)
+        if (x.dims[x.rank - d] != 1 && (d > to.rank || x.dims[x.rank - d] != to.dims[to.rank - d]))
             return false;
-    return x.rank <= to.rank || op_count(x) == 1;
+    return true;
 }
 
 /* Axes [from, to), multiplied. */

@@ -23,6 +23,28 @@ static bool small(int64_t x)
     return x >= INT32_MIN && x <= INT32_MAX;
 }
 
+/* Attributes that hold a number each spatial axis hold as many as there are axes; pads two each. */
+static mtbal_status check_lengths(mtbal_infer *s, int n)
+{
+    static const struct {
+        const char *name;
+        int each;
+    } lists[] = {
+        {"kernel_shape", 1}, {"strides", 1}, {"dilations", 1}, {"output_padding", 1}, {"pads", 2}};
+    for (size_t k = 0; k < sizeof lists / sizeof *lists; k++) {
+        const int64_t *values;
+        int have = mtbal_attr_ints(s->node, lists[k].name, &values);
+        if (have > 0 && have != lists[k].each * n)
+            return shape_error(s, "%s has %d entries, but there are %d spatial axes", lists[k].name,
+                               have, n);
+        for (int i = 0; i < have; i++)
+            if (values[i] < (k < 3) || values[i] > INT32_MAX)
+                return shape_error(s, "entry %d of %s is %lld", i, lists[k].name,
+                                   (long long)values[i]);
+    }
+    return MTBAL_OK;
+}
+
 /* The window of spatial axis i of n. *known is false when the kernel's size is not known. */
 static mtbal_status read_window(mtbal_infer *s, int i, int n, mtbal_dim kernel, window *w,
                                 bool *known)
@@ -67,6 +89,18 @@ static mtbal_dim places(mtbal_infer *s, mtbal_dim in, const window *w)
 
 /* ------------------------------------------------------------------ convolution */
 
+/* kernel_shape says again what the kernel's shape is. */
+static mtbal_status check_kernel(mtbal_infer *s, const mtbal_type *w)
+{
+    for (int i = 2; i < w->rank; i++) {
+        int64_t said = entry(s, "kernel_shape", i - 2, w->dims[i].size);
+        if (shape_differs(w->dims[i], (mtbal_dim){said, NULL}))
+            return shape_error(s, "kernel_shape is %lld along axis %d, but the kernel has %lld",
+                               (long long)said, i, (long long)w->dims[i].size);
+    }
+    return MTBAL_OK;
+}
+
 static mtbal_status conv(mtbal_infer *s, int iw, mtbal_dtype dtype)
 {
     const mtbal_type *x = shape_type(s, 0), *w = shape_type(s, iw);
@@ -83,6 +117,11 @@ static mtbal_status conv(mtbal_infer *s, int iw, mtbal_dtype dtype)
         return shape_error(s, "%s has %lld channels, but the kernel %s takes %lld in %lld groups",
                            shape_name(s, 0), (long long)x->dims[1].size, shape_name(s, iw),
                            (long long)taken.size, (long long)group.size);
+    if (w->rank > 0 && w->dims[0].size >= 0 && w->dims[0].size % group.size)
+        return shape_error(s, "the %lld results of the kernel %s cannot be put into %lld groups",
+                           (long long)w->dims[0].size, shape_name(s, iw), (long long)group.size);
+    MTBAL_TRY(check_lengths(s, x->rank - 2));
+    MTBAL_TRY(check_kernel(s, w));
     dims[0] = x->dims[0];
     dims[1] = w->rank < 0 ? shape_unknown() : w->dims[0];
     for (int i = 2; i < x->rank; i++) {
@@ -142,8 +181,21 @@ mtbal_status mtbal_shape_conv_transpose(mtbal_infer *s)
                            shape_name(s, 0), (long long)x->dims[1].size, shape_name(s, 1),
                            (long long)w->dims[0].size);
     mtbal_dim group = mtbal_dim_const(mtbal_attr_i(s->node, "group", 1));
+    const mtbal_type *bias = shape_type(s, 2);
+    if (group.size < 1 || (x->dims[1].size >= 0 && x->dims[1].size % group.size))
+        return shape_error(s, "the %lld channels of %s cannot be put into %lld groups",
+                           (long long)x->dims[1].size, shape_name(s, 0), (long long)group.size);
+    MTBAL_TRY(check_lengths(s, n));
+    MTBAL_TRY(check_kernel(s, w));
+    if (nsizes > 0 && nsizes != n && nsizes != n + 2)
+        return shape_error(s, "output_shape has %d entries, but there are %d spatial axes", nsizes,
+                           n);
     dims[0] = x->dims[0];
     dims[1] = w->rank < 0 ? shape_unknown() : mtbal_dim_mul(s->model, w->dims[1], group);
+    if (bias->rank == 1 && shape_differs(bias->dims[0], dims[1]))
+        return shape_error(s, "the bias %s has %lld elements, but there are %lld channels",
+                           shape_name(s, 2), (long long)bias->dims[0].size,
+                           (long long)dims[1].size);
     for (int i = 0; i < n; i++) {
         window win;
         bool known;
@@ -182,6 +234,7 @@ mtbal_status mtbal_shape_pool(mtbal_infer *s)
     if (x->rank < 3)
         return shape_error(s, "%s has rank %d: there is nothing to pool", shape_name(s, 0),
                            x->rank);
+    MTBAL_TRY(check_lengths(s, x->rank - 2));
     for (int i = 0; i < x->rank; i++) {
         window w;
         bool known;

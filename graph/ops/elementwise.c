@@ -17,6 +17,18 @@ mtbal_status mtbal_shape_same(mtbal_infer *s)
     return shape_set_type(s, 0, shape_type(s, 0));
 }
 
+/* The slope broadcasts to operand 0; before opset 7 it had one element, or one a channel. */
+mtbal_status mtbal_shape_p_relu(mtbal_infer *s)
+{
+    const mtbal_type *x = shape_type(s, 0), *slope = shape_type(s, 1);
+    bool channels = s->opset < 7 && slope->rank == 1 && x->rank > 1 &&
+                    !shape_differs(slope->dims[0], x->dims[1]);
+    if (!channels && !shape_broadcasts(slope, x))
+        return shape_error(s, "its slope %s does not broadcast to %s", shape_name(s, 1),
+                           shape_name(s, 0));
+    return shape_set_type(s, 0, x);
+}
+
 mtbal_status mtbal_shape_identity(mtbal_infer *s)
 {
     const mtbal_value *x = shape_in(s, 0);

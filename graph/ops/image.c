@@ -89,6 +89,12 @@ mtbal_status mtbal_shape_affine_grid(mtbal_infer *s)
     mtbal_dim dims[SHAPE_MAX_RANK];
     int n = shape_content(s, 1, &want);
     int64_t rank = n >= 0 ? n : size->rank == 1 ? size->dims[0].size : -1;
+    if (rank >= 0 && theta->rank == 3 &&
+        (shape_differs(theta->dims[1], (mtbal_dim){rank - 2, NULL}) ||
+         shape_differs(theta->dims[2], (mtbal_dim){rank - 1, NULL}) ||
+         (n > 0 && shape_differs(theta->dims[0], want[0]))))
+        return shape_error(s, "%s does not fit the size, which has %lld entries", shape_name(s, 0),
+                           (long long)rank);
     if (rank < 3 || rank > SHAPE_MAX_RANK)
         return shape_set(s, 0, theta->dtype, -1, NULL);
     dims[0] = n >= 0 ? want[0] : theta->rank == 3 ? theta->dims[0] : shape_unknown();
@@ -107,6 +113,10 @@ mtbal_status mtbal_shape_grid_sample(mtbal_infer *s)
     if (x->rank >= 0 && grid->rank >= 0 && x->rank != grid->rank)
         return shape_error(s, "%s has rank %d, but its grid %s rank %d", shape_name(s, 0), x->rank,
                            shape_name(s, 1), grid->rank);
+    if (grid->rank > 0 && shape_differs(grid->dims[rank - 1], mtbal_dim_const(rank - 2)))
+        return shape_error(
+            s, "the grid %s has %lld coordinates a point, but %s has %d spatial axes",
+            shape_name(s, 1), (long long)grid->dims[rank - 1].size, shape_name(s, 0), rank - 2);
     for (int i = 0; i < rank; i++)
         dims[i] = i < 2            ? (x->rank < 0 ? shape_unknown() : x->dims[i])
                   : grid->rank < 0 ? shape_unknown()

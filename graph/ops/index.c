@@ -42,18 +42,60 @@ mtbal_status mtbal_shape_gather(mtbal_infer *s)
     return gather_content(s);
 }
 
-/* Also Scatter's sister: the result is shaped like the indices. */
-mtbal_status mtbal_shape_gather_elements(mtbal_infer *s)
+/* Indices along an axis of the data: one for each element of the result or of the updates. */
+static mtbal_status check_index(mtbal_infer *s)
 {
     const mtbal_type *x = shape_type(s, 0), *index = shape_type(s, 1);
     int64_t axis;
-    if (x->rank >= 0) {
-        MTBAL_TRY(shape_axis(s, "axis", 0, x->rank, 0, &axis));
-        if (index->rank >= 0 && index->rank != x->rank)
-            return shape_error(s, "%s has rank %d, but its indices %s rank %d", shape_name(s, 0),
-                               x->rank, shape_name(s, 1), index->rank);
-    }
+    if (x->rank < 0)
+        return MTBAL_OK;
+    MTBAL_TRY(shape_axis(s, "axis", 0, x->rank, 0, &axis));
+    if (index->rank >= 0 && index->rank != x->rank)
+        return shape_error(s, "%s has rank %d, but its indices %s rank %d", shape_name(s, 0),
+                           x->rank, shape_name(s, 1), index->rank);
+    for (int d = 0; d < index->rank; d++)
+        if (d != axis && x->dims[d].size >= 0 && index->dims[d].size > x->dims[d].size)
+            return shape_error(s, "axis %d of the indices %s has %lld elements, but %s %lld", d,
+                               shape_name(s, 1), (long long)index->dims[d].size, shape_name(s, 0),
+                               (long long)x->dims[d].size);
+    return MTBAL_OK;
+}
+
+mtbal_status mtbal_shape_gather_elements(mtbal_infer *s)
+{
+    const mtbal_type *x = shape_type(s, 0), *index = shape_type(s, 1);
+    MTBAL_TRY(check_index(s));
     return shape_set(s, 0, x->dtype, index->rank, index->dims);
+}
+
+mtbal_status mtbal_shape_scatter_elements(mtbal_infer *s)
+{
+    MTBAL_TRY(check_index(s));
+    return shape_set_type(s, 0, shape_type(s, 0));
+}
+
+/* Updates: (places of the indices, what a tuple of the last axis leaves of the data's axes). */
+mtbal_status mtbal_shape_scatter_nd(mtbal_infer *s)
+{
+    const mtbal_type *x = shape_type(s, 0), *index = shape_type(s, 1), *u = shape_type(s, 2);
+    int places = index->rank - 1;
+    if (x->rank == 0 || index->rank == 0)
+        return shape_error(s, "%s is a scalar", shape_name(s, x->rank ? 1 : 0));
+    int64_t depth = index->rank > 0 ? index->dims[places].size : -1;
+    if (x->rank >= 0 && depth > x->rank)
+        return shape_error(s, "%lld indices a place are too many for %s of rank %d",
+                           (long long)depth, shape_name(s, 0), x->rank);
+    MTBAL_TRY(shape_set_type(s, 0, x));
+    if (x->rank < 0 || depth < 0 || u->rank < 0)
+        return MTBAL_OK;
+    bool fits = u->rank == places + x->rank - (int)depth;
+    for (int d = 0; d < u->rank && fits; d++)
+        fits = !shape_differs(u->dims[d],
+                              d < places ? index->dims[d] : x->dims[d - places + (int)depth]);
+    if (!fits)
+        return shape_error(s, "the updates %s do not have the shape that the indices %s and %s say",
+                           shape_name(s, 2), shape_name(s, 1), shape_name(s, 0));
+    return MTBAL_OK;
 }
 
 mtbal_status mtbal_shape_gather_nd(mtbal_infer *s)
@@ -65,11 +107,19 @@ mtbal_status mtbal_shape_gather_nd(mtbal_infer *s)
     if (index->rank == 0)
         return shape_error(s, "the indices %s are a scalar", shape_name(s, 1));
     int64_t depth = index->rank > 0 ? index->dims[index->rank - 1].size : -1;
-    if (x->rank < 0 || depth < 0 || batch < 0)
+    if (batch < 0 || (index->rank > 0 && batch >= index->rank) ||
+        (x->rank >= 0 && batch >= x->rank))
+        return shape_error(s, "batch_dims is %lld, which is not below the ranks of its operands",
+                           (long long)batch);
+    if (x->rank < 0 || depth < 0)
         return shape_set(s, 0, x->dtype, -1, NULL);
-    if (depth > x->rank || batch + depth > x->rank)
+    if (depth < 1 || depth > x->rank - batch)
         return shape_error(s, "%lld indices a place are too many for %s of rank %d",
                            (long long)depth, shape_name(s, 0), x->rank);
+    for (int i = 0; i < batch; i++)
+        if (shape_differs(x->dims[i], index->dims[i]))
+            return shape_error(s, "axis %d is a batch axis, but has %lld and %lld elements", i,
+                               (long long)x->dims[i].size, (long long)index->dims[i].size);
     for (int i = 0; i + 1 < index->rank; i++)
         dims[rank++] = index->dims[i];
     for (int64_t i = batch + depth; i < x->rank; i++)
@@ -103,6 +153,10 @@ mtbal_status mtbal_shape_compress(mtbal_infer *s)
     if (x->rank < 0)
         return shape_set(s, 0, x->dtype, -1, NULL);
     MTBAL_TRY(shape_axis(s, "axis", 0, x->rank, 0, &axis));
+    if (x->dims[axis].size >= 0 && n > x->dims[axis].size)
+        return shape_error(s, "the condition %s has %d elements, but axis %lld of %s %lld",
+                           shape_name(s, 1), n, (long long)axis, shape_name(s, 0),
+                           (long long)x->dims[axis].size);
     for (int i = 0; i < x->rank; i++)
         dims[i] = i == axis ? kept : x->dims[i];
     return shape_set(s, 0, x->dtype, x->rank, dims);
@@ -133,7 +187,9 @@ mtbal_status mtbal_shape_top_k(mtbal_infer *s)
     mtbal_dim dims[SHAPE_MAX_RANK];
     const mtbal_attr *k = mtbal_attr_find(s->node, "k");
     mtbal_dim count = k ? shape_number(s->model, k->i) : shape_scalar(s, 1);
-    int64_t axis;
+    int64_t axis, number;
+    if (shape_is_number(count, &number) && number < 0)
+        return shape_error(s, "it wants the first %lld elements", (long long)number);
     if (x->rank < 0) {
         MTBAL_TRY(shape_set(s, 0, x->dtype, -1, NULL));
         return shape_set(s, 1, MTBAL_INT64, -1, NULL);

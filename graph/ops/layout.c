@@ -37,12 +37,34 @@ mtbal_status mtbal_shape_tile(mtbal_infer *s)
     const mtbal_dim *repeats;
     mtbal_dim dims[SHAPE_MAX_RANK];
     int n = shape_content(s, 1, &repeats);
+    int64_t number;
+    for (int i = 0; i < n; i++)
+        if (shape_is_number(repeats[i], &number) && number < 0)
+            return shape_error(s, "repeat %d is %lld", i, (long long)number);
     if (n >= 0 && x->rank >= 0 && n != x->rank)
         return shape_error(s, "there are %d repeats, but %s has rank %d", n, shape_name(s, 0),
                            x->rank);
     for (int i = 0; i < x->rank; i++)
         dims[i] = n < 0 ? shape_unknown() : mtbal_dim_mul(s->model, x->dims[i], repeats[i]);
     return shape_set(s, 0, x->dtype, x->rank, dims);
+}
+
+/* Lengths, one a sequence of the batch. */
+mtbal_status mtbal_shape_reverse_sequence(mtbal_infer *s)
+{
+    const mtbal_type *x = shape_type(s, 0), *lengths = shape_type(s, 1);
+    int64_t batch = mtbal_attr_i(s->node, "batch_axis", 1),
+            time = mtbal_attr_i(s->node, "time_axis", 0);
+    if (batch < 0 || batch > 1 || time != !batch)
+        return shape_error(s,
+                           "batch_axis is %lld and time_axis %lld, but one must be 0 and the "
+                           "other 1",
+                           (long long)batch, (long long)time);
+    if (x->rank > 1 && lengths->rank == 1 && shape_differs(x->dims[batch], lengths->dims[0]))
+        return shape_error(s, "%s has %lld lengths, but axis %lld of %s has %lld sequences",
+                           shape_name(s, 1), (long long)lengths->dims[0].size, (long long)batch,
+                           shape_name(s, 0), (long long)x->dims[batch].size);
+    return shape_set_type(s, 0, x);
 }
 
 /* DepthToSpace and SpaceToDepth, (N,C,H,W). */
@@ -56,6 +78,14 @@ mtbal_status mtbal_shape_depth_to_space(mtbal_infer *s)
     if (x->rank != 4 || block < 1 || block > INT32_MAX)
         return shape_error(s, "%s has rank %d (4 is wanted) and the block size is %lld",
                            shape_name(s, 0), x->rank, (long long)block);
+    for (int i = up ? 1 : 2; i < (up ? 2 : 4); i++)
+        if (x->dims[i].size >= 0 &&
+            (block > 46340 || x->dims[i].size % (up ? block * block : block)))
+            return shape_error(s,
+                               "axis %d of %s has %lld elements, which blocks of %lld x %lld do "
+                               "not divide",
+                               i, shape_name(s, 0), (long long)x->dims[i].size, (long long)block,
+                               (long long)block);
     mtbal_dim b = mtbal_dim_const(block), bb = mtbal_dim_const(block * block);
     mtbal_dim dims[4] = {x->dims[0]};
     dims[1] =

@@ -59,6 +59,10 @@ mtbal_status mtbal_shape_gemm(mtbal_infer *s)
             (long long)ka.size, shape_name(s, 0), (long long)kb.size, shape_name(s, 1));
     const mtbal_dim dims[2] = {a->rank < 0 ? shape_unknown() : a->dims[ta],
                                b->rank < 0 ? shape_unknown() : b->dims[!tb]};
+    const mtbal_type y = {MTBAL_TENSOR, a->dtype, 2, (mtbal_dim *)(uintptr_t)dims};
+    if (s->opset >= 7 && !shape_broadcasts(shape_type(s, 2), &y))
+        return shape_error(s, "%s does not broadcast to the product of %s and %s", shape_name(s, 2),
+                           shape_name(s, 0), shape_name(s, 1));
     return shape_set(s, 0, a->dtype, 2, dims);
 }
 

@@ -28,6 +28,22 @@ mtbal_status mtbal_shape_batch_norm(mtbal_infer *s)
     return MTBAL_OK;
 }
 
+/* Scale and bias: one element a channel since opset 21, one a group before. */
+mtbal_status mtbal_shape_group_norm(mtbal_infer *s)
+{
+    const mtbal_type *x = shape_type(s, 0), *scale = shape_type(s, 1);
+    int64_t groups = mtbal_attr_i(s->node, "num_groups", 1);
+    mtbal_dim channels = x->rank > 1 ? x->dims[1] : shape_unknown();
+    if (groups < 1 || (channels.size >= 0 && channels.size % groups))
+        return shape_error(s, "the %lld channels of %s cannot be put into %lld groups",
+                           (long long)channels.size, shape_name(s, 0), (long long)groups);
+    mtbal_dim wanted = s->opset < 21 ? mtbal_dim_const(groups) : channels;
+    if (scale->rank == 1 && shape_differs(scale->dims[0], wanted))
+        return shape_error(s, "%s has %lld elements, but must have %lld", shape_name(s, 1),
+                           (long long)scale->dims[0].size, (long long)wanted.size);
+    return shape_set_type(s, 0, x);
+}
+
 /* LayerNormalization: Y, Mean, InvStdDev; the statistics in the type that `stash_type` names. */
 mtbal_status mtbal_shape_layer_norm(mtbal_infer *s)
 {

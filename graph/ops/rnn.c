@@ -51,6 +51,23 @@ mtbal_status mtbal_shape_rnn(mtbal_infer *s)
         seq = x->dims[batch_first];
         batch = x->dims[!batch_first];
     }
+    const mtbal_type *w = shape_type(s, 1);
+    if ((w->rank == 3 && shape_differs(w->dims[0], d)) ||
+        (r->rank == 3 && shape_differs(r->dims[2], h)) || hidden == 0)
+        return shape_error(s,
+                           "%s has %lld directions and %s %lld hidden units, which direction "
+                           "and hidden_size contradict",
+                           shape_name(s, 1), (long long)(w->rank == 3 ? w->dims[0].size : -1),
+                           shape_name(s, 2), (long long)(r->rank == 3 ? r->dims[2].size : -1));
+    for (int i = 4; i < 7; i++) { /* lengths, first states */
+        const mtbal_type *t = shape_type(s, i);
+        if ((t->rank == 1 && i == 4 && shape_differs(t->dims[0], batch)) ||
+            (t->rank == 3 && i > 4 &&
+             (shape_differs(t->dims[!batch_first], batch) ||
+              shape_differs(t->dims[batch_first], d))))
+            return shape_error(s, "%s does not fit the batch of %s", shape_name(s, i),
+                               shape_name(s, 0));
+    }
     const mtbal_dim y[4] = {batch_first ? batch : seq, batch_first ? seq : d,
                             batch_first ? d : batch, h};
     const mtbal_dim last[3] = {batch_first ? batch : d, batch_first ? d : batch, h};

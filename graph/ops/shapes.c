@@ -396,6 +396,22 @@ mtbal_status shape_broadcast(mtbal_infer *s, int ra, const mtbal_dim *a, int rb,
     return MTBAL_OK;
 }
 
+bool shape_differs(mtbal_dim a, mtbal_dim b)
+{
+    return a.size >= 0 && b.size >= 0 && a.size != b.size;
+}
+
+bool shape_broadcasts(const mtbal_type *x, const mtbal_type *to)
+{
+    int more = to->rank - x->rank;
+    if (x->rank < 0 || to->rank < 0)
+        return true;
+    for (int d = 0; d < x->rank && more >= 0; d++)
+        if (x->dims[d].size != 1 && shape_differs(x->dims[d], to->dims[d + more]))
+            return false;
+    return more >= 0;
+}
+
 mtbal_status shape_broadcast_all(mtbal_infer *s, int first, mtbal_dtype dtype)
 {
     mtbal_dim dims[SHAPE_MAX_RANK];

@@ -80,6 +80,10 @@ mtbal_status shape_axis(mtbal_infer *s, const char *name, int64_t otherwise, int
 /* Broadcast of two shapes; rank -1 when one is unknown. dims [SHAPE_MAX_RANK]. */
 mtbal_status shape_broadcast(mtbal_infer *s, int ra, const mtbal_dim *a, int rb, const mtbal_dim *b,
                              int *rank, mtbal_dim *dims);
+/* Whether x broadcasts to `to`, as far as sizes are known. */
+bool shape_broadcasts(const mtbal_type *x, const mtbal_type *to);
+/* Whether the sizes are known, and different. */
+bool shape_differs(mtbal_dim a, mtbal_dim b);
 /* All inputs from `first` on, broadcast together, into output 0. */
 mtbal_status shape_broadcast_all(mtbal_infer *s, int first, mtbal_dtype dtype);
 
