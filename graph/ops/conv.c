@@ -39,7 +39,7 @@ static mtbal_status check_lengths(mtbal_infer *s, int n)
                                have, n);
         for (int i = 0; i < have; i++)
             if (values[i] < (k < 3) || values[i] > INT32_MAX)
-                return shape_error(s, "entry %d of %s is %lld", i, lists[k].name,
+                return shape_error(s, "entry %d of %s is %lld: out of range", i, lists[k].name,
                                    (long long)values[i]);
     }
     return MTBAL_OK;
