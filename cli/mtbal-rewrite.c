@@ -15,8 +15,8 @@ typedef struct args {
         *checkpoint, *states, *calibrate;
     double clip;
     cli_emission emit;
-    bool inline_functions, untie, inference, list_passes, list_operators, time_passes, json, quiet,
-        verbose;
+    bool inline_functions, untie, inference, list_passes, list_operators, list_methods, time_passes,
+        json, quiet, verbose;
 } args;
 
 static args a;
@@ -31,10 +31,12 @@ static const cli_option options[] = {
     {"train", 0, CLI_TEXTS, &a.train, "GLOB",
      "exactly the float initializers that match are parameters\n(repeatable)"},
     {"freeze", 0, CLI_TEXTS, &a.freeze, "GLOB", "these are not (repeatable)"},
-    {"balance", 0, CLI_TEXT, &a.balance, "METHOD", "calibrated (default), equal"},
+    {"balance", 0, CLI_TEXT, &a.balance, "METHOD",
+     "calibrated (default), equal, imtl-g, nash: see --list-methods"},
     {"weights", 0, CLI_COMMAS, &a.weights, "T=w,...", "fixed weights instead"},
     {"scale", 0, CLI_TEXT, &a.scale, "S",
-     "scalar of the calibrated weights: mean (default; average 1),\nsum, unit, geo, ref:T"},
+     "scalar of the weights that a step computes: mean (default;\naverage 1), sum, unit, geo, "
+     "ref:T"},
     {"apply", 0, CLI_TEXT, &a.apply, "WHERE",
      "loss (default): weights multiply the losses; shared: the\ncotangents where heads leave the "
      "trunk"},
@@ -77,6 +79,7 @@ static const cli_option options[] = {
     {"list-passes", 0, CLI_FLAG, &a.list_passes, NULL, "print the pass table"},
     {"list-operators", 0, CLI_FLAG, &a.list_operators, NULL,
      "print what can be differentiated and what mtbal-run executes"},
+    {"list-methods", 0, CLI_FLAG, &a.list_methods, NULL, "print the balancing methods"},
     {"dump-after", 0, CLI_TEXT, &a.dump_after, "PASS", "print the graph as ONNX text after it"},
     {"time-passes", 0, CLI_FLAG, &a.time_passes, NULL, "print the time of each pass"},
     {"json", 0, CLI_FLAG, &a.json, NULL, "print the report as JSON"},
@@ -280,6 +283,28 @@ static void list_passes(mtbal_arena *arena)
     cli_table_print(stdout, &table);
 }
 
+static void list_methods(mtbal_arena *arena)
+{
+    static const char *const heads[] = {"method",       "reads",   "states",
+                                        "trunk sweeps", "weights", "source"};
+    cli_table table;
+    cli_table_init(&table, arena, 6, heads);
+    for (const mtbal_method *m = mtbal_methods; m->name; m++) {
+        bool gram = m->reads & (MTBAL_READS_NORMS | MTBAL_READS_COSINES);
+        cli_cell(&table, "%s", m->name);
+        cli_cell(&table, "%s%s%s", m->reads & MTBAL_READS_LOSSES ? "losses " : "",
+                 m->reads & MTBAL_READS_NORMS ? "norms " : "",
+                 m->reads & MTBAL_READS_COSINES ? "cosines" : "");
+        cli_cell(&table, "%s", m->states[0].name ? m->states[0].name : "");
+        cli_cell(&table, "%s", gram ? "1 a task" : "1");
+        cli_cell(&table, "%s", m->what);
+        cli_cell(&table, "%s", m->source);
+    }
+    cli_table_print(stdout, &table);
+    printf("\nWith --norm-over features, or without shared parameters, norms and cosines need one "
+           "sweep.\n");
+}
+
 /* The operator page: docs/operators.md is this output, and a test compares them. */
 static void list_operators(void)
 {
@@ -301,7 +326,9 @@ static mtbal_status work(const char *const *operands, mtbal_arena *arena, mtbal_
         list_passes(arena);
     else if (a.list_operators)
         list_operators();
-    if (a.list_passes || a.list_operators)
+    else if (a.list_methods)
+        list_methods(arena);
+    if (a.list_passes || a.list_operators || a.list_methods)
         return MTBAL_OK;
     if (!operands[1])
         return mtbal_fail(diag, MTBAL_USAGE, "",

@@ -123,6 +123,48 @@ void shape_forget(mtbal_graph *graph)
     mtbal_graph_walk(graph, forget_node, NULL);
 }
 
+/* What a body's subgraphs declare of their inputs: it holds in every call. */
+typedef struct declared {
+    int count;
+    mtbal_type *types; /* NULL: being counted */
+    bool restore;
+} declared;
+
+static mtbal_status visit_declared(mtbal_node *node, void *context)
+{
+    declared *d = context;
+    for (mtbal_attr *a = node->attrs; a; a = a->next)
+        for (int i = 0; a->g && i < a->g->ninputs; i++, d->count++)
+            if (d->types && d->restore)
+                a->g->inputs[i]->type = d->types[d->count];
+            else if (d->types)
+                d->types[d->count] = a->g->inputs[i]->type;
+    return MTBAL_OK;
+}
+
+static mtbal_status keep_declared(mtbal_graph *body, declared *d, mtbal_diag *diag)
+{
+    mtbal_graph_walk(body, visit_declared, d);
+    if (!d->count)
+        return MTBAL_OK;
+    d->types = mtbal_malloc((size_t)d->count * sizeof *d->types);
+    if (!d->types)
+        return mtbal_no_memory(diag);
+    d->count = 0;
+    mtbal_graph_walk(body, visit_declared, d);
+    return MTBAL_OK;
+}
+
+static void restore_declared(mtbal_graph *body, declared *d)
+{
+    if (!d->types)
+        return;
+    d->restore = true;
+    d->count = 0;
+    mtbal_graph_walk(body, visit_declared, d);
+    mtbal_free(d->types);
+}
+
 static void enter_operands(const mtbal_infer *s, const mtbal_graph *body)
 {
     for (int i = 0; i < body->ninputs; i++) {
@@ -145,6 +187,20 @@ static mtbal_status infer_nodes(mtbal_graph *graph, struct mtbal_walk *walk, mtb
     return MTBAL_OK;
 }
 
+static mtbal_status infer_body(mtbal_infer *s, mtbal_graph *body, struct mtbal_walk *walk)
+{
+    shape_forget(body);
+    enter_operands(s, body);
+    MTBAL_TRY(infer_nodes(body, walk, s->diag));
+    for (int i = 0; i < body->noutputs; i++) {
+        const mtbal_value *from = body->outputs[i];
+        MTBAL_TRY(shape_set_type(s, i, &from->type));
+        if (from->content)
+            MTBAL_TRY(shape_set_content(s, i, from->ncontent, from->content));
+    }
+    return MTBAL_OK;
+}
+
 static mtbal_status infer_call(mtbal_infer *s, const mtbal_function *f)
 {
     mtbal_graph *body = f->body;
@@ -154,20 +210,15 @@ static mtbal_status infer_call(mtbal_infer *s, const mtbal_function *f)
             return shape_error(s, "the function %s calls itself", f->name);
     if (inner.depth > MAX_DEPTH)
         return shape_error(s, "functions call each other more than %d deep", MAX_DEPTH);
-    shape_forget(body);
-    enter_operands(s, body);
-    MTBAL_TRY(infer_nodes(body, &inner, s->diag));
-    for (int i = 0; i < body->noutputs; i++) {
-        const mtbal_value *from = body->outputs[i];
-        MTBAL_TRY(shape_set_type(s, i, &from->type));
-        if (from->content)
-            MTBAL_TRY(shape_set_content(s, i, from->ncontent, from->content));
-    }
+    declared kept = {0};
+    MTBAL_TRY(keep_declared(body, &kept, s->diag));
+    mtbal_status status = infer_body(s, body, &inner);
     /* types of one call say nothing about the next */
     shape_forget(body);
     for (int i = 0; i < body->ninputs; i++)
         forget_value(body->inputs[i]);
-    return MTBAL_OK;
+    restore_declared(body, &kept);
+    return status;
 }
 
 /* For rows of the op list that are functions of ours: through the body. */

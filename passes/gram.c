@@ -59,15 +59,22 @@ static bool is_product(const mtbal_context *c, const mtbal_uses *uses, const mtb
     return p->rows > 0 && p->in > 0 && p->out > 0;
 }
 
-/* Multiplications for all pairs, with the gradients made and without. */
-static bool is_cheaper(const mtbal_product *p, double tasks)
+/* Multiplications for all pairs, with the gradients made and without; and for their weighted sum.
+ */
+static bool is_cheaper(const mtbal_product *p, double tasks, bool combined)
 {
     double rows = (double)p->rows, in = (double)p->in, out = (double)p->out;
     double pairs = tasks * (tasks + 1) / 2;
-    return rows * rows * (in + pairs * out) < tasks * rows * in * out + pairs * in * out;
+    double with = tasks * rows * in * out + pairs * in * out;
+    double without = rows * rows * (in + pairs * out);
+    if (combined) {
+        with += tasks * in * out;
+        without += tasks * rows * out + rows * in * out;
+    }
+    return without < with;
 }
 
-mtbal_status mtbal_find_products(mtbal_context *c, mtbal_scope *sc)
+mtbal_status mtbal_find_products(mtbal_context *c, mtbal_scope *sc, bool combined)
 {
     if (c->ntasks > MAX_PAIRWISE)
         return MTBAL_OK;
@@ -77,7 +84,8 @@ mtbal_status mtbal_find_products(mtbal_context *c, mtbal_scope *sc)
     for (int p = 0; p < c->nparams; p++) {
         mtbal_product found;
         if (!c->params[p].in_scope || !mtbal_is_shared(c, c->params[p].reach) ||
-            !is_product(c, uses, c->params[p].value, &found) || !is_cheaper(&found, c->ntasks))
+            !is_product(c, uses, c->params[p].value, &found) ||
+            !is_cheaper(&found, c->ntasks, combined))
             continue;
         found.dy = mtbal_arena_array(c->model->arena, (size_t)c->ntasks, sizeof *found.dy);
         if (!found.dy)

@@ -169,8 +169,9 @@ typedef struct mtbal_scope {
     mtbal_value **vectors;   /* [ntasks * n] gradients, NULL: zero; unless: */
     mtbal_product *products; /* [n] */
 } mtbal_scope;
-/* gram.c: fills the products of parameters [n] where that is cheaper. */
-mtbal_status mtbal_find_products(mtbal_context *c, mtbal_scope *scope);
+/* gram.c: fills the products of parameters [n] where that is cheaper; `combined`: the gradients are
+ * added up afterwards, too. */
+mtbal_status mtbal_find_products(mtbal_context *c, mtbal_scope *scope, bool combined);
 mtbal_value *mtbal_gram(mtbal_context *c, mtbal_builder *b, const mtbal_scope *scope); /* [K,K] */
 
 /* What measuring gives; NULL what nobody asks for. */
@@ -179,6 +180,7 @@ typedef struct mtbal_measured {
     mtbal_value **task_gradients;        /* [ntasks * nparams] unweighted; NULL: zero */
     mtbal_scope scope;
     bool *in_scope; /* [ntasks] whether the task has a gradient in the scope */
+    bool decides;   /* weights hang on it */
 } mtbal_measured;
 
 /* ------------------------------------------------------------------ tables.c */

@@ -155,13 +155,13 @@ mtbal_status mtbal_pass_measure(mtbal_context *c)
     if (!m)
         return mtbal_no_memory(c->diag);
     MTBAL_TRY(mtbal_find_method(c));
-    bool gram = want & (MTBAL_OUT_NORMS | MTBAL_OUT_GRAM) ||
-                c->method->reads & (MTBAL_READS_NORMS | MTBAL_READS_COSINES);
+    m->decides = c->method->reads & (MTBAL_READS_NORMS | MTBAL_READS_COSINES);
+    bool gram = m->decides || want & (MTBAL_OUT_NORMS | MTBAL_OUT_GRAM);
     if (gram && features)
         MTBAL_TRY(feature_scope(c, &m->scope));
     if (gram && !features) {
         MTBAL_TRY(new_scope(c, &m->scope, c->nparams));
-        MTBAL_TRY(mtbal_find_products(c, &m->scope));
+        MTBAL_TRY(mtbal_find_products(c, &m->scope, m->decides));
     }
     if ((gram && !features) || want & MTBAL_OUT_TASK_GRADS)
         MTBAL_TRY(task_gradients(c));

@@ -207,9 +207,8 @@ static mtbal_status fixed_weights(mtbal_context *c, mtbal_builder *b)
 static mtbal_status computed_weights(mtbal_context *c, mtbal_builder *b)
 {
     mtbal_value *w = weights_of(c, b, false);
-    bool measured = c->method->reads & (MTBAL_READS_NORMS | MTBAL_READS_COSINES);
     for (int t = 0; t < c->ntasks; t++)
-        c->weights[t] = measured && !c->measured->in_scope[t]
+        c->weights[t] = c->measured->decides && !c->measured->in_scope[t]
                             ? mtbal_const_scalar(b, mtbal_float_type(c), 1)
                             : mtbal_emit(b, "Gather", w, mtbal_const_i64(b, t));
     return b->status;

@@ -73,7 +73,8 @@ static void set_learning_rate(const loop *l, mtbal_program *program)
     mtbal_tensor_set_f64(&as, 0, factor * program->lr);
 }
 
-/* A training must go somewhere: finite losses of what has a weight, and some weight. */
+/* A training must go somewhere: finite losses of what has a weight, and some weight, unless a step
+ * without a gradient may be followed by another one. */
 static mtbal_status check(const loop *l)
 {
     const mtbal_session *s = l->session;
@@ -86,7 +87,7 @@ static mtbal_status check(const loop *l)
                               "the loss %s became %f at step %lld", s->tasks[i], l->loss[i],
                               (long long)l->step);
     }
-    if (off < s->ntasks || off == 0)
+    if (off < s->ntasks || off == 0 || s->weighs)
         return MTBAL_OK;
     return mtbal_fail(l->diag, MTBAL_CHECK, s->path,
                       "a task's G of +inf switches it off: leave one on",

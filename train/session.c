@@ -123,6 +123,9 @@ static mtbal_status read_metadata(mtbal_session *s, mtbal_model *model, mtbal_di
     const char *scale = mtbal_property_get(model, "mtbal.scale");
     if (!(s->scale = mtbal_arena_printf(s->arena, "%s", scale ? scale : "mean")))
         return mtbal_no_memory(diag);
+    const char *balance = mtbal_property_get(model, "mtbal.balance");
+    for (const mtbal_method *m = mtbal_methods; m->name; m++)
+        s->weighs = s->weighs || (balance && m->reads && !strcmp(m->name, balance));
     s->is_calibrated = s->ntasks > 0;
     for (int i = 0; i < s->ntasks; i++) {
         const char *name = mtbal_arena_printf(s->arena, "mtbal/calibration/%s", s->tasks[i]);

@@ -68,6 +68,7 @@ typedef struct mtbal_session {
     bool is_step;       /* a step graph: has states */
     bool trains;        /* parameters are among them */
     bool is_calibrated; /* and so is mtbal/calibration/T for every task */
+    bool weighs;        /* a step computes the weights of what it measures */
     int nshared;
     const char **shared; /* parameters that two or more tasks reach */
     const char *scale;   /* of calibrated weights */

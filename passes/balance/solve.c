@@ -28,7 +28,8 @@ void mtbal_text_cosines(mtbal_text *t)
 void mtbal_text_eliminate(mtbal_text *t, const char *indent, const char *to, const char *from)
 {
     mtbal_text_add(t,
-                   "%s%s = Loop (K, yes, %s) <body = eliminate (j, go, A) => (go_on, next_A) {\n"
+                   "%s%s = Loop (K, yes, %s) <body = eliminate (int64 j, bool go, "
+                   "double[rows,columns] A) => (bool go_on, double[rows,columns] next_A) {\n"
                    "%s  go_on = Identity (go)\n"
                    "%s  at = Unsqueeze (j, axis0)\n"
                    "%s  row = Gather <axis = 0> (A, at)\n"

@@ -31,6 +31,10 @@ FILES = [
 ]
 HEADS = {"heads.onnx": ["--loss", "loss_cls=cross-entropy:{0},label", "--loss", "loss_reg=mse:{1},target"]}
 OPTIMIZERS = ["sgd", "momentum", "adam", "adamw"]
+# Methods whose weights a step computes from the cosines of the task gradients, and what else goes into them.
+METHODS = [["--balance", method, *more] for method in ("imtl-g", "nash") for more in
+           ([], ["--norm-over", "features"], ["--norm-over", "last-shared", "--scale", "unit"],
+            ["--norm-over", "all", "--apply", "shared"])]
 passed = failed = 0
 
 
@@ -148,6 +152,17 @@ def examine(folder, file, work):
         one_step(label, step, feeds, work)
         for n in (1, 5) if dynamic else ():
             one_step(f"{label} batch {n}", step, rebatch(feeds, n), work)
+    for method in METHODS:
+        for flags in ([], ["--inline-functions"]):
+            label = f"{folder}/{file} {' '.join(method + flags)}"
+            step = work / "step.onnx"
+            code, error = run(BIN / "mtbal-rewrite", source, step, "--outputs", "norms,grads", "-q", *method, *flags)
+            if not check(code == 0, f"{label} rewrite", error):
+                continue
+            onnx.checker.check_model(str(step), full_check=True)
+            one_step(label, step, feeds, work)
+            if not flags and len(method) == 2:
+                steps(label, step, feeds, work)
     for optimizer in OPTIMIZERS:
         step = work / "step.onnx"
         code, error = run(BIN / "mtbal-rewrite", source, step, "--optimizer", optimizer, "-q")
