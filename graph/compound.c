@@ -302,40 +302,6 @@ BODY(affine_grid)
     return NULL;
 }
 
-/* The product over what comes before, itself or not: each product of its own over all elements of
- * which those that do not count are 1. */
-BODY(cum_prod)
-{
-    mtbal_builder *b = c->b;
-    mtbal_value *x = c->x[0];
-    int64_t axis, zero = 0, perm[MAX_RANK];
-    int rank = x->type.rank;
-    if (compound_ints(c->x[1], &axis, 1) != 1 || rank < 1 || rank > MAX_RANK)
-        return "an axis or a rank that is not known before the run";
-    axis += axis < 0 ? rank : 0;
-    if (axis < 0 || axis >= rank)
-        return "an axis that there is not";
-    for (int d = 0; d < rank; d++)
-        perm[d] = d == axis ? rank - 1 : d == rank - 1 ? axis : d;
-    mtbal_value *n =
-        mtbal_emit(b, "Squeeze", compound_size(b, x, (int)axis), mtbal_const_i64s(b, 1, &zero));
-    mtbal_value *all = mtbal_emit(b, "Range", mtbal_const_i64(b, 0), n, mtbal_const_i64(b, 1));
-    /* the axis last: (.., products, factors) */
-    const int64_t last = rank, before_last = rank - 1;
-    mtbal_value *factors = mtbal_emit(b, "Unsqueeze", mtbal_emit_transpose(b, x, rank, perm),
-                                      mtbal_const_i64s(b, 1, &before_last));
-    mtbal_value *row = compound_reshape(b, all, 2, (int64_t[]){-1, 1});
-    bool reverse = mtbal_attr_i(c->node, "reverse", 0),
-         open = mtbal_attr_i(c->node, "exclusive", 0);
-    const char *order = reverse ? open ? "Greater" : "GreaterOrEqual"
-                        : open  ? "Less"
-                                : "LessOrEqual";
-    mtbal_value *counted = WHERE(OP2(order, all, row), factors, LIKE(x, 1));
-    mtbal_value *y = mtbal_emit_reduce(b, "ReduceProd", counted, 1, &last, false);
-    c->y[0] = mtbal_emit_transpose(b, y, rank, perm);
-    return NULL;
-}
-
 /* Updates (B, .., L, ..) written into the cache (B, .., S, ..) from a place of each sequence on. */
 BODY(tensor_scatter)
 {

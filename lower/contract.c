@@ -249,6 +249,17 @@ FITS(cum_sum)
     return fits_unary(f) && same_type(in(f, 0), out(f, 0)) && is_axis(out(f, 0), a->axis);
 }
 
+FITS(cum_prod)
+{
+    return fits_cum_sum(f);
+}
+
+FITS(cum_prod_grad)
+{
+    return fits_cum_sum(f) && has_inputs(f, 1, 1) && floats(f, 0, 2, 1) &&
+           same_count(in(f, 1), out(f, 0));
+}
+
 FITS(pad)
 {
     return has_inputs(f, 0, 0) && has_outputs(f, 0, 0) && in(f, 0).rank == out(f, 0).rank &&
@@ -499,6 +510,14 @@ FITS(resize_axis)
     return has_inputs(f, 0, 0) && has_outputs(f, 0, 0) && is_axis(in(f, 0), a->axis) &&
            same_but(in(f, 0), out(f, 0), a->axis) && in(f, 0).dims[a->axis] > 0 &&
            same_type(in(f, 0), out(f, 0));
+}
+
+FITS(resize_axis_grad)
+{
+    ATTR(resize_axis);
+    return has_inputs(f, 0, 0) && has_outputs(f, 0, 0) && is_axis(out(f, 0), a->axis) &&
+           same_but(in(f, 0), out(f, 0), a->axis) && out(f, 0).dims[a->axis] > 0 &&
+           floats(f, 0, 1, 1);
 }
 
 /* ------------------------------------------------------------------ normalisations */

@@ -127,17 +127,11 @@ typedef size_t rt_scratch_fn(const void *attr, const rt_tensor *in, const rt_ten
 #undef RT_A
 #undef RT_B
 
-/* Scratch functions named in the list. */
-#define RT_SCRATCH(name) \
-    size_t rt_scratch_##name(const void *attr, const rt_tensor *in, const rt_tensor *out);
-RT_SCRATCH(conv)
-RT_SCRATCH(conv_grad_x)
-RT_SCRATCH(conv_grad_w)
-RT_SCRATCH(lstm)
-RT_SCRATCH(gru)
-RT_SCRATCH(gru_grad)
-RT_SCRATCH(rnn)
-#undef RT_SCRATCH
+/* Scratch functions named in the list. rt_scratch_none: for a row that needs none. */
+#define KERNEL(name, scratch, fields) \
+    size_t rt_scratch_##scratch(const void *attr, const rt_tensor *in, const rt_tensor *out);
+#include "runtime/kernels.def"
+#undef KERNEL
 
 /* What `unary`, `binary` and `reduce` do. */
 typedef enum rt_unary_op {

@@ -44,6 +44,18 @@ static const function_case cases[] = {
      LABELS "y = NegativeLogLikelihoodLoss <ignore_index = -1, reduction = \"sum\"> (t, l)"},
     {"GatherGrad", "sgd", "float[5,3] a",
      "i = Constant <value = int64[2,2] {0, -1, 0, 3}> () y = Gather (t, i)"},
+    {"CumProdGrad", "sgd", "float[3,5,2] a",
+     "x = Constant <value = int64 {1}> () y = CumProd (t, x)"},
+    {"CumProdGrad", "sgd", "float[3,5,2] a",
+     "x = Constant <value = int64 {-2}> () y = CumProd <exclusive = 1, reverse = 1> (t, x)"},
+    {"ResizeGrad", "sgd", "float[2,3,5,4] a",
+     "s = Constant <value = float[4] {1, 1, 2, 1.5}> () y = Resize <mode = \"linear\"> (t, , s)"},
+    {"ResizeGrad", "sgd", "float[2,3,5,4] a",
+     "s = Constant <value = int64[4] {2, 3, 3, 9}> () y = Resize <mode = \"cubic\", "
+     "coordinate_transformation_mode = \"align_corners\", cubic_coeff_a = -0.5> (t, , , s)"},
+    {"ResizeGrad", "sgd", "float[2,3,5,4] a",
+     "s = Constant <value = float[4] {1, 1, 0.6, 2}> () y = Resize <mode = \"nearest\", "
+     "nearest_mode = \"ceil\", coordinate_transformation_mode = \"asymmetric\"> (t, , s)"},
     {"LSTMGrad", "sgd", "float[3,2,2] a, float[1,12,2] b, float[1,12,3] c",
      "z, y = LSTM <hidden_size = 3> (t, b, c)"},
     {"GRUGrad", "sgd", "float[3,2,2] a, float[1,9,2] b, float[1,9,3] c",
@@ -93,8 +105,8 @@ static mtbal_model *step_of(const function_case *c)
     mtbal_options options;
     bool two = !strcmp(c->function, "Gram");
     FILE *to = open_memstream(&text, &size);
-    fprintf(to, "<ir_version: 8, opset_import: [\"\" : 17]>\ng () => (float loss%s) <",
-            two ? ", float other" : "");
+    fprintf(to, "<ir_version: 8, opset_import: [\"\" : %d]>\ng () => (float loss%s) <",
+            strstr(c->text, "CumProd") ? 26 : 17, two ? ", float other" : "");
     print_operands(to, c->operands);
     fprintf(to, "> { t = Add (a, a) %s s = Sin (y) loss = ReduceSum <keepdims = 0> (s) %s }",
             c->text, two ? "q = Mul (y, y) other = ReduceSum <keepdims = 0> (q)" : "");

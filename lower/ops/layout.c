@@ -293,18 +293,34 @@ mtbal_status lower_reverse_sequence(lowering *l, mtbal_node *node)
     return MTBAL_OK;
 }
 
+/* CumSum, CumProd and CumProd's gradient: one attribute struct for all. */
+static mtbal_status cumulate(lowering *l, const mtbal_node *node, int kernel, int nin,
+                             const operand *in, double axis)
+{
+    rt_cum_sum_attr a = {.exclusive = (int32_t)mtbal_attr_i(node, "exclusive", 0),
+                         .reverse = (int32_t)mtbal_attr_i(node, "reverse", 0)};
+    axis += axis < 0 ? in[0].rank : 0;
+    if (!(axis >= 0 && axis < in[0].rank))
+        return lower_refuse(l, node, "its axis is out of the range of its operand");
+    a.axis = (int32_t)axis;
+    operand y = op_out(l, node, 0);
+    op_call_n(l, kernel, &a, nin, in, 1, &y);
+    return MTBAL_OK;
+}
+
 mtbal_status lower_cum_sum(lowering *l, mtbal_node *node)
 {
     operand x = op_in(l, node, 0);
     double axis = 0;
     if (!op_number(l, node, 1, &axis))
         return lower_refuse(l, node, "the axis depends on data");
-    axis += axis < 0 ? x.rank : 0;
-    rt_cum_sum_attr a = {.axis = (int32_t)axis,
-                         .exclusive = (int32_t)mtbal_attr_i(node, "exclusive", 0),
-                         .reverse = (int32_t)mtbal_attr_i(node, "reverse", 0)};
-    if (axis < 0 || axis >= x.rank)
-        return lower_refuse(l, node, "a wrong axis");
-    op_call1(l, RT_KERNEL_cum_sum, &a, x, op_out(l, node, 0));
-    return MTBAL_OK;
+    return cumulate(l, node,
+                    mtbal_node_is(node, MTBAL_OP_cum_sum) ? RT_KERNEL_cum_sum : RT_KERNEL_cum_prod,
+                    1, &x, axis);
+}
+
+mtbal_status lower_cum_prod_grad(lowering *l, mtbal_node *node)
+{
+    operand in[2] = {op_in(l, node, 0), op_in(l, node, 1)};
+    return cumulate(l, node, RT_KERNEL_cum_prod_grad, 2, in, (double)mtbal_attr_i(node, "axis", 0));
 }

@@ -128,3 +128,25 @@ mtbal_status lower_resize(lowering *l, mtbal_node *node)
         op_alias(l, node, 0, x);
     return MTBAL_OK;
 }
+
+/* The gradient along one axis. Operands: dY, the size of X, the shape of dX, and the scale or the
+ * size of Y. */
+mtbal_status lower_resize_grad(lowering *l, mtbal_node *node)
+{
+    operand dy = op_in(l, node, 0), dx = op_out(l, node, 0);
+    resizing r;
+    const char *why = read_modes(l, node, &r);
+    int axis = (int)mtbal_attr_i(node, "axis", 0);
+    double scale;
+    if (why || axis < 0 || axis >= dx.rank || dx.rank != dy.rank || !op_number(l, node, 3, &scale))
+        return lower_refuse(l, node, "%s", why ? why : "its axis or its scale is not known");
+    bool scaled = node->in[3] && mtbal_dtype_is_float(node->in[3]->type.dtype);
+    if (!scaled)
+        scale = dx.dims[axis] ? (double)dy.dims[axis] / (double)dx.dims[axis] : 1;
+    if (r.a.antialias && scale * RT_RESIZE_TAPS < 8)
+        return lower_refuse(l, node, "antialias over more than %d elements", RT_RESIZE_TAPS);
+    r.a.axis = axis;
+    r.a.scale = scale;
+    op_call1(l, RT_KERNEL_resize_axis_grad, &r.a, dy, dx);
+    return MTBAL_OK;
+}

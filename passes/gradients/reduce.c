@@ -296,3 +296,60 @@ RULE(det)
     g->dx[0] = MUL(cofactors, mtbal_emit(b, "Unsqueeze", g->dy[0], mtbal_const_i64s(b, 2, two)));
     return MTBAL_OK;
 }
+
+/* ------------------------------------------------------------------ CumProd */
+
+/* CumProdGrad_.. (dY, X) -> dX: the product P of what comes before an element, times the sum S over
+ * what comes from it on of dY and the x between. Both are recurrences along the axis; nothing is
+ * divided by x, which may be 0. */
+static void cum_prod_text(const char *name, int axis, bool back, bool open, char *text, size_t size)
+{
+    snprintf(text, size,
+             "%s (dY, X) => (dX) {\n"
+             "  zero = Constant <value = int64 {0}> ()\n"
+             "  first = Gather <axis = %d> (X, zero)\n"
+             "  shape = Shape (first)\n"
+             "  zeros0 = ConstantOfShape (shape)\n"
+             "  zeros = CastLike (zeros0, X)\n"
+             "  ones = Exp (zeros)\n"
+             "  last_p, P = Scan <num_scan_inputs = 1, scan_input_axes = [%d], scan_output_axes = "
+             "[%d],\n"
+             "    scan_input_directions = [%d], scan_output_directions = [%d],\n"
+             "    body = before (p, x) => (next_p, kept_p) {\n"
+             "      next_p = Mul (p, x)\n"
+             "      kept_p = Identity (p)\n"
+             "    }> (ones, X)\n"
+             "  last_c, S = Scan <num_scan_inputs = 2, scan_input_axes = [%d, %d],\n"
+             "    scan_output_axes = [%d], scan_input_directions = [%d, %d],\n"
+             "    scan_output_directions = [%d], body = behind (c, dy, x2) => (next_c, s) {\n"
+             "%s"
+             "    }> (zeros, dY, X)\n"
+             "  dX = Mul (P, S)\n"
+             "}",
+             name, axis, axis, axis, back, back, axis, axis, axis, !back, !back, !back,
+             open ? "      s = Identity (c)\n      t = Mul (x2, c)\n      next_c = Add (dy, t)\n"
+                  : "      s = Add (c, dy)\n      next_c = Mul (x2, s)\n");
+}
+
+RULE(cum_prod)
+{
+    char text[2000], name[80];
+    const mtbal_tensor *t = g->nx > 1 && g->x[1] ? g->x[1]->tensor : NULL;
+    int rank = g->x[0]->type.rank;
+    int64_t axis = t && t->data && t->count == 1 ? mtbal_tensor_i64(t, 0) : rank,
+            back = mtbal_attr_i(g->node, "reverse", 0),
+            open = mtbal_attr_i(g->node, "exclusive", 0);
+    axis += axis < 0 ? rank : 0;
+    if (rank < 1 || axis < 0 || axis >= rank)
+        return rule_unsupported(g, "an axis or a rank that is not known before the run");
+    snprintf(name, sizeof name, "CumProdGrad_a%d%s%s", (int)axis, back ? "_reverse" : "",
+             open ? "_exclusive" : "");
+    cum_prod_text(name, (int)axis, back != 0, open != 0, text, sizeof text);
+    mtbal_value *in[2] = {g->dy[0], g->x[0]};
+    mtbal_node *node = rule_call(g, text, name, 2, in, 1, &g->dx[0]);
+    if (node && mtbal_set_attrs(node, "axis=i exclusive=i reverse=i", axis, open, back) != MTBAL_OK)
+        return mtbal_no_memory(g->diag);
+    mtbal_emit_done(g->b, node);
+    rule_like(g->dx[0], g->x[0]);
+    return MTBAL_OK;
+}

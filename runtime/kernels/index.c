@@ -192,34 +192,3 @@ void rt_one_hot(const rt_env *env, const void *attr, const rt_tensor *in, const 
                size);
     }
 }
-
-/* top_k: X -> values, indices (int64): the k largest (or smallest) along an axis, in order; of
- * equals the first. */
-void rt_top_k(const rt_env *env, const void *attr, const rt_tensor *in, const rt_tensor *out)
-{
-    const rt_top_k_attr *a = (const rt_top_k_attr *)attr;
-    const rt_tensor *x = &in[0];
-    int64_t n = x->dims[a->axis], k = out[0].dims[a->axis],
-            inner = rt_product(x->dims, a->axis + 1, x->rank);
-    int64_t outer = rt_product(x->dims, 0, a->axis);
-    int64_t *index = (int64_t *)out[1].data;
-    (void)env;
-    for (int64_t o = 0; o < outer; o++)
-        for (int64_t i = 0; i < inner; i++)
-            for (int64_t t = 0; t < k; t++) {
-                int64_t best = -1;
-                double value = 0;
-                for (int64_t q = 0; q < n; q++) {
-                    double v = rt_get_f64(x, (o * n + q) * inner + i);
-                    int taken = 0;
-                    for (int64_t p = 0; p < t && !taken; p++)
-                        taken = index[(o * k + p) * inner + i] == q;
-                    if (!taken && (best < 0 || (a->largest ? v > value : v < value))) {
-                        best = q;
-                        value = v;
-                    }
-                }
-                index[(o * k + t) * inner + i] = best;
-                rt_set_f64(&out[0], (o * k + t) * inner + i, value);
-            }
-}

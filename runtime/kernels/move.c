@@ -164,6 +164,77 @@ void rt_cum_sum(const rt_env *env, const void *attr, const rt_tensor *in, const 
         }
 }
 
+/* The lines along the axis of cum_prod: line l is elements base, base + step, .. */
+typedef struct line_walk {
+    int64_t n, step, count;
+    int back; /* from the last to the first */
+} line_walk;
+
+static line_walk lines_along(const rt_cum_prod_attr *a, const rt_tensor *y)
+{
+    line_walk w = {y->dims[a->axis], rt_product(y->dims, a->axis + 1, y->rank), 0, a->reverse};
+    w.count = rt_product(y->dims, 0, a->axis) * w.step;
+    return w;
+}
+
+/* Element k of line l. */
+static int64_t on_line(const line_walk *w, int64_t l, int64_t k)
+{
+    return (l / w->step * w->n + (w->back ? w->n - 1 - k : k)) * w->step + l % w->step;
+}
+
+/* cum_prod: X -> Y along an axis. */
+void rt_cum_prod(const rt_env *env, const void *attr, const rt_tensor *in, const rt_tensor *out)
+{
+    const rt_cum_prod_attr *a = (const rt_cum_prod_attr *)attr;
+    line_walk w = lines_along(a, &out[0]);
+    int is_float = rt_is_float(out[0].dtype);
+    (void)env;
+    for (int64_t l = 0; l < w.count; l++) {
+        double product = 1;
+        uint64_t whole = 1;
+        for (int64_t k = 0; k < w.n; k++) {
+            int64_t at = on_line(&w, l, k);
+            double x = is_float ? rt_get_f64(&in[0], at) : 1;
+            uint64_t u = is_float ? 1 : (uint64_t)rt_get_i64(&in[0], at);
+            if (!a->exclusive)
+                product *= x, whole *= u;
+            if (is_float)
+                rt_set_f64(&out[0], at, product);
+            else
+                rt_set_i64(&out[0], at, (int64_t)whole);
+            if (a->exclusive)
+                product *= x, whole *= u;
+        }
+    }
+}
+
+/* cum_prod_grad: dY, X -> dX. dX_i is the product of all x before i, times the sum over what comes
+ * from i on (behind i: exclusive) of dY_j and the x between: a sum that grows backwards. Nothing is
+ * divided by x, which may be 0. */
+void rt_cum_prod_grad(const rt_env *env, const void *attr, const rt_tensor *in,
+                      const rt_tensor *out)
+{
+    const rt_cum_prod_attr *a = (const rt_cum_prod_attr *)attr;
+    line_walk w = lines_along(a, &out[0]);
+    (void)env;
+    for (int64_t l = 0; l < w.count; l++) {
+        double sum = 0, product = 1;
+        for (int64_t k = w.n - 1; k >= 0; k--) {
+            int64_t at = on_line(&w, l, k);
+            double dy = rt_get_f64(&in[0], at), x = rt_get_f64(&in[1], at);
+            double here = a->exclusive ? sum : sum + dy;
+            rt_set_f64(&out[0], at, here);
+            sum = a->exclusive ? dy + x * sum : x * here;
+        }
+        for (int64_t k = 0; k < w.n; k++) {
+            int64_t at = on_line(&w, l, k);
+            rt_set_f64(&out[0], at, rt_get_f64(&out[0], at) * product);
+            product *= rt_get_f64(&in[1], at);
+        }
+    }
+}
+
 /* Where a position in the padded axis comes from; -1: from nowhere. mode 0 constant, 1 reflect, 2
  * edge, 3 wrap. */
 static int64_t pad_source(int64_t i, int64_t size, int mode)

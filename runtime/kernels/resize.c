@@ -164,3 +164,52 @@ void rt_resize_axis(const rt_env *env, const void *attr, const rt_tensor *in, co
     rt_parallel(env, rt_product(y->dims, 0, a->axis), 4096 / (j.out * j.inner + 1) + 1, resize_rows,
                 &j);
 }
+
+/* What output gradients give back: each to the inputs that its output looked at. */
+static void resize_grad_rows(void *context, int64_t begin, int64_t end, int thread)
+{
+    const resize_job *j = (const resize_job *)context; /* x: dY, y: dX */
+    int is_f32 = j->x->dtype == RT_F32;
+    (void)thread;
+    for (int64_t b = begin; b < end; b++)
+        for (int64_t i = 0; i < j->in * j->inner; i++)
+            rt_set_f64(j->y, b * j->in * j->inner + i, 0);
+    for (int64_t o = 0; o < j->out; o++) {
+        double weight[RT_RESIZE_TAPS], at = source(j->at, o, j->in, j->out);
+        int64_t first;
+        int n = taps(j->at, at, j->in, &first, weight);
+        for (int64_t b = begin; b < end; b++)
+            for (int k = 0; k < n; k++) {
+                int64_t to = (b * j->in + clamp(first + k, j->in)) * j->inner,
+                        from = (b * j->out + o) * j->inner;
+                if (is_f32) {
+                    float *dx = (float *)j->y->data + to, w = (float)weight[k];
+                    const float *dy = (const float *)j->x->data + from;
+                    for (int64_t i = 0; i < j->inner; i++)
+                        dx[i] += w * dy[i];
+                } else {
+                    for (int64_t i = 0; i < j->inner; i++)
+                        rt_set_f64(j->y, to + i,
+                                   rt_get_f64(j->y, to + i) +
+                                       weight[k] * rt_get_f64(j->x, from + i));
+                }
+            }
+    }
+}
+
+/* resize_axis_grad: dY -> dX, of other size along `axis` only; attributes as of resize_axis,
+ * without a region. */
+void rt_resize_axis_grad(const rt_env *env, const void *attr, const rt_tensor *in,
+                         const rt_tensor *out)
+{
+    const rt_resize_axis_attr *a = (const rt_resize_axis_attr *)attr;
+    const rt_tensor *dx = &out[0];
+    resize_job j = {a,
+                    &in[0],
+                    dx,
+                    dx->dims[a->axis],
+                    in[0].dims[a->axis],
+                    rt_product(dx->dims, a->axis + 1, dx->rank)};
+    rt_parallel(env, rt_product(dx->dims, 0, a->axis), 4096 / (j.out * j.inner + 1) + 1,
+                resize_grad_rows, &j);
+}
