@@ -13,7 +13,7 @@
  * they are whole, so that nothing half remains. The second signal ends the program as if nothing
  * were caught. */
 
-enum { TICK = 400000 /* microseconds */ };
+enum { TICK = 300000 /* microseconds */ };
 static char farewell[64]; /* "mtbal-run: interrupted\n" */
 
 static void on_signal(int number)

@@ -225,8 +225,40 @@ static mtbal_status bind_calls(mtbal_instance *s)
         for (int k = 0; k < from->nout; k++)
             *t++ = bind_operand(s, &from->out[k]);
     }
-    s->program = (rt_program){calls, p->ncalls};
+    s->program =
+        (rt_program){calls, p->ncalls, s->base[REGION_ARENA], p->region_bytes[REGION_ARENA]};
     return MTBAL_OK;
+}
+
+/* What no operand and no port is of, between the cells, is not to be touched. The arena's guard is
+ * rt_run. */
+static void unpoison(const rt_tensor *t)
+{
+    RT_UNPOISON(t->data, t->data ? (size_t)rt_count(t) * rt_dtype_size(t->dtype) : 0);
+}
+
+static void guard_regions(mtbal_instance *s, const mtbal_instance *owner)
+{
+    const mtbal_plan *p = s->plan;
+    const mtbal_port *const ports[] = {s->inputs, s->outputs, s->states};
+    const int counts[] = {p->ninputs, p->noutputs, p->nstates};
+    if (!RT_SANITIZED)
+        return;
+    for (int r = 0; r < NREGIONS; r++)
+        if (!(r == REGION_STATE && owner))
+            RT_POISON(s->base[r], p->region_bytes[r]);
+    for (int k = 0; k < 3; k++)
+        for (int i = 0; i < counts[k]; i++)
+            unpoison(&ports[k][i].tensor);
+    for (int i = 0; i < p->ncalls; i++) {
+        const plan_call *c = &p->calls[i];
+        for (int k = 0; k < c->nin + c->nout; k++) {
+            const plan_operand *x = k < c->nin ? &c->in[k] : &c->out[k - c->nin];
+            rt_tensor t = bind_operand(s, x);
+            if (x->cell >= 0 && x->region != REGION_ARENA)
+                unpoison(&t);
+        }
+    }
 }
 
 static mtbal_port *bind_ports(const mtbal_instance *s, const mtbal_port *from, int n)
@@ -250,8 +282,11 @@ static mtbal_status make_env(mtbal_instance *s, int threads)
             threads = 1; /* no threads here: the same results, later */
     }
     s->env.nthreads = threads;
-    s->env.scratch_size = RT_SCRATCH_BYTES;
-    s->env.scratch = aligned_block((size_t)threads * RT_SCRATCH_BYTES, &s->scratch_block);
+    s->env.scratch_size = lower_rounded(RT_SCRATCH_BYTES);
+    s->env.scratch = aligned_block((size_t)threads * s->env.scratch_size, &s->scratch_block);
+    for (int i = 0; s->env.scratch && i < threads; i++)
+        RT_POISON(s->env.scratch + (size_t)i * s->env.scratch_size + RT_SCRATCH_BYTES,
+                  s->env.scratch_size - RT_SCRATCH_BYTES);
     s->env.cpu = rt_cpu_detect();
     s->env.fault = &s->fault;
     s->env.stop = &mtbal_halt;
@@ -294,6 +329,7 @@ static mtbal_status fill_instance(mtbal_instance *s, const mtbal_instance *owner
     s->states = bind_ports(s, p->states, p->nstates);
     if (!s->inputs || !s->outputs || !s->states)
         return MTBAL_NOMEM;
+    guard_regions(s, owner);
     return make_env(s, threads);
 }
 

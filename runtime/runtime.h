@@ -17,6 +17,25 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* Under AddressSanitizer memory that no call may touch is poisoned: an overrun inside of a block is
+ * reported as one of a block. Elsewhere these do nothing. */
+#if defined(__SANITIZE_ADDRESS__)
+#define RT_SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define RT_SANITIZED 1
+#endif
+#endif
+#ifdef RT_SANITIZED
+#include <sanitizer/asan_interface.h>
+#define RT_POISON(p, bytes)   __asan_poison_memory_region(p, bytes)
+#define RT_UNPOISON(p, bytes) __asan_unpoison_memory_region(p, bytes)
+#else
+#define RT_SANITIZED          0
+#define RT_POISON(p, bytes)   ((void)(p), (void)(bytes))
+#define RT_UNPOISON(p, bytes) ((void)(p), (void)(bytes))
+#endif
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -269,6 +288,9 @@ typedef struct rt_call {
 typedef struct rt_program {
     const rt_call *calls;
     int32_t ncalls;
+    unsigned char
+        *arena;         /* what calls share one after the other: only the operands of the present */
+    size_t arena_bytes; /* one are not poisoned */
 } rt_program;
 
 typedef enum rt_status {
