@@ -148,6 +148,7 @@ mtbal_status lower_schedule(lowering *l)
     int n = 0;
     for (int i = o.next[l->ncalls]; i != l->ncalls; i = o.next[i])
         sorted[n++] = l->calls[i];
-    memcpy(l->calls, sorted, (size_t)n * sizeof *sorted);
+    if (n)
+        memcpy(l->calls, sorted, (size_t)n * sizeof *sorted);
     return MTBAL_OK;
 }
