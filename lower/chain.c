@@ -30,7 +30,7 @@ static chain_uses count_uses(const rt_chain_attr *at)
 static uint8_t *product_at(rt_chain_attr *at, const chain_uses *uses, int index)
 {
     uint8_t *made = index < at->nin ? NULL : &at->code[WIDTH * (index - at->nin)];
-    return made && made[0] == RT_CHAIN_BINARY + RT_MUL && uses->of[index] == 1 ? made : NULL;
+    return made && made[0] == RT_CHAIN_BINARY + RT_BINARY_mul && uses->of[index] == 1 ? made : NULL;
 }
 
 /* Takes out what no instruction reads any more; operands behind it move up. */
@@ -62,7 +62,7 @@ void lower_shorten_chain(rt_chain_attr *at)
     for (int c = 0; c < at->ncode; c++) {
         uint8_t *sum = &at->code[WIDTH * c], *product = NULL;
         int other = 0;
-        for (int k = 2; k >= 1 && sum[0] == RT_CHAIN_BINARY + RT_ADD && !product; k--) {
+        for (int k = 2; k >= 1 && sum[0] == RT_CHAIN_BINARY + RT_BINARY_add && !product; k--) {
             product = product_at(at, &uses, sum[k]);
             other = sum[3 - k];
         }

@@ -142,7 +142,7 @@ FITS(unary)
 FITS(binary)
 {
     ATTR(binary);
-    bool alike = in(f, 0).dtype == in(f, 1).dtype || a->op == RT_POW;
+    bool alike = in(f, 0).dtype == in(f, 1).dtype || a->op == RT_BINARY_pow;
     return alike && has_inputs(f, 0, 1) && has_outputs(f, 0, 0) &&
            broadcasts(in(f, 0), out(f, 0)) && broadcasts(in(f, 1), out(f, 0));
 }

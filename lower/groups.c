@@ -17,49 +17,7 @@ typedef struct chain_builder { /* the code of a group, as the kernel wants it */
     bool full;
 } chain_builder;
 
-bool op_unary_of(const mtbal_node *node, rt_unary_attr *at);
-int op_binary_of(const mtbal_node *node);
-
 /* ------------------------------------------------------------------ what may be in a group */
-
-static bool chain_has_unary(int op)
-{
-    static const int ops[] = {RT_ABS,
-                              RT_NEG,
-                              RT_SIGN,
-                              RT_FLOOR,
-                              RT_CEIL,
-                              RT_ROUND,
-                              RT_SQRT,
-                              RT_RECIPROCAL,
-                              RT_EXP,
-                              RT_LOG,
-                              RT_SIN,
-                              RT_COS,
-                              RT_TANH,
-                              RT_ERF,
-                              RT_SIGMOID,
-                              RT_RELU,
-                              RT_LEAKY_RELU,
-                              RT_ELU,
-                              RT_SOFTPLUS,
-                              RT_GELU,
-                              RT_GELU_TANH,
-                              RT_SWISH,
-                              RT_THRESHOLDED_RELU,
-                              RT_HARD_SIGMOID,
-                              RT_NOT,
-                              RT_IS_NAN};
-    for (size_t i = 0; i < sizeof ops / sizeof *ops; i++)
-        if (ops[i] == op)
-            return true;
-    return false;
-}
-
-static bool chain_has_binary(int op)
-{
-    return op >= 0 && op <= RT_PRELU && op != RT_MOD && op != RT_FMOD;
-}
 
 /* Adam's is faster as a kernel of its own. */
 static bool is_update(const mtbal_node *node)
@@ -76,9 +34,8 @@ static bool known_op(const mtbal_node *node)
         (mtbal_node_is(node, MTBAL_OP_clip) && !mtbal_attr_find(node, "min") &&
          !mtbal_attr_find(node, "max")))
         return true;
-    if (op_unary_of(node, &at))
-        return chain_has_unary(at.op);
-    return chain_has_binary(op_binary_of(node)) && !mtbal_attr_find(node, "axis");
+    op_unary_of(node, &at);
+    return op_has_real(at.op, op_binary_of(node)) && !mtbal_attr_find(node, "axis");
 }
 
 static bool is_float_type(mtbal_dtype d)
@@ -200,20 +157,17 @@ static void momentum_code(chain_builder *c, const mtbal_node *node)
     int p = operand_of(c, node, 0), g = operand_of(c, node, 1);
     int lr = operand_of(c, node, plain ? 2 : 3), step = g;
     if (!plain) {
-        step =
-            binary(c, RT_ADD, binary(c, RT_MUL, operand_of(c, node, 4), operand_of(c, node, 2)), g);
+        step = binary(c, RT_BINARY_add,
+                      binary(c, RT_BINARY_mul, operand_of(c, node, 4), operand_of(c, node, 2)), g);
         set_result(c, op_wants(node, 1) ? node->out[1] : NULL, step);
     }
     set_result(c, op_wants(node, 0) ? node->out[0] : NULL,
-               binary(c, RT_SUB, p, binary(c, RT_MUL, lr, step)));
+               binary(c, RT_BINARY_sub, p, binary(c, RT_BINARY_mul, lr, step)));
 }
 
-static int unary_code(chain_builder *c, const mtbal_node *node, const rt_unary_attr *at)
+static int unary_code(chain_builder *c, const mtbal_node *node, const rt_unary_attr *at, int n)
 {
-    bool alpha = at->op == RT_LEAKY_RELU || at->op == RT_ELU || at->op == RT_SWISH ||
-                 at->op == RT_THRESHOLDED_RELU || at->op == RT_HARD_SIGMOID;
-    int a = alpha ? number(c, at->alpha) : -1;
-    int b = at->op == RT_HARD_SIGMOID ? number(c, at->beta) : -1;
+    int a = n > 0 ? number(c, at->alpha) : -1, b = n > 1 ? number(c, at->beta) : -1;
     return emit_code(c, RT_CHAIN_UNARY + at->op, operand_of(c, node, 0), a, b);
 }
 
@@ -224,17 +178,17 @@ static int cast_code(chain_builder *c, const mtbal_node *node)
     bool from_bool = node->in[0]->type.dtype == MTBAL_BOOL;
     bool to_bool = node->out[0]->type.dtype == MTBAL_BOOL;
     if (to_bool && !from_bool)
-        return binary(c, RT_AND, x, x);
+        return binary(c, RT_BINARY_logical_and, x, x);
     /* the same number: of a truth value its absolute, of any other -(-x) */
-    return from_bool ? emit_code(c, RT_CHAIN_UNARY + RT_ABS, x, -1, -1)
-                     : emit_code(c, RT_CHAIN_UNARY + RT_NEG,
-                                 emit_code(c, RT_CHAIN_UNARY + RT_NEG, x, -1, -1), -1, -1);
+    return from_bool ? emit_code(c, RT_CHAIN_UNARY + RT_UNARY_abs, x, -1, -1)
+                     : emit_code(c, RT_CHAIN_UNARY + RT_UNARY_neg,
+                                 emit_code(c, RT_CHAIN_UNARY + RT_UNARY_neg, x, -1, -1), -1, -1);
 }
 
 static void node_code(chain_builder *c, const mtbal_node *node)
 {
     rt_unary_attr at;
-    int op = op_binary_of(node), y;
+    int op = op_binary_of(node), parameters = op_unary_of(node, &at), y;
     if (is_update(node)) {
         momentum_code(c, node);
         return;
@@ -247,19 +201,19 @@ static void node_code(chain_builder *c, const mtbal_node *node)
     } else if (mtbal_node_is(node, MTBAL_OP_clip)) {
         y = operand_of(c, node, 0);
         if (op_given(node, 1))
-            y = binary(c, RT_MAX, y, operand_of(c, node, 1));
+            y = binary(c, RT_BINARY_max, y, operand_of(c, node, 1));
         if (op_given(node, 2) || y < RESULT)
-            y = binary(c, RT_MIN, y, op_given(node, 2) ? operand_of(c, node, 2) : y);
-    } else if (op_unary_of(node, &at)) {
-        y = unary_code(c, node, &at);
+            y = binary(c, RT_BINARY_min, y, op_given(node, 2) ? operand_of(c, node, 2) : y);
+    } else if (at.op >= 0) {
+        y = unary_code(c, node, &at, parameters);
     } else {
         y = operand_of(c, node, 0);
         for (int i = 1; i < node->nin; i++)
             y = binary(c, op, y, operand_of(c, node, i));
         if (mtbal_node_is(node, MTBAL_OP_mean))
-            y = binary(c, RT_DIV, y, number(c, node->nin));
+            y = binary(c, RT_BINARY_div, y, number(c, node->nin));
         if (y < RESULT)
-            y = binary(c, RT_MAX, y, y);
+            y = binary(c, RT_BINARY_max, y, y);
     }
     set_result(c, node->out[0], y);
 }

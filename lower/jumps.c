@@ -97,7 +97,7 @@ static mtbal_status emit_loop(lowering *l, mtbal_node *node)
     op_set_value(l, body->inputs[1], go);
     int begin = l->ncalls, out_of_trips = -1;
     if (trips.cell >= 0)
-        out_of_trips = op_jump(l, op_binary(l, RT_LESS, count, op_view(trips, 0, NULL)));
+        out_of_trips = op_jump(l, op_binary(l, RT_BINARY_less, count, op_view(trips, 0, NULL)));
     int stopped = op_jump(l, go);
     MTBAL_TRY(lower_emit_graph(l, body));
     for (int i = 0; i <= n; i++)
@@ -107,7 +107,7 @@ static mtbal_status emit_loop(lowering *l, mtbal_node *node)
     if (next_go.cell != go.cell)
         copy_to(l, op_view(next_go, 0, NULL), go);
     MTBAL_TRY(carry(l, body, n, carried));
-    copy_to(l, op_binary(l, RT_ADD, count, one), count);
+    copy_to(l, op_binary(l, RT_BINARY_add, count, one), count);
     int back = op_jump(l, op_none());
     MTBAL_TRY(l->status);
     l->calls[back].jump = begin;

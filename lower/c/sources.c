@@ -221,6 +221,12 @@ static bool is_header(const char *name)
     return n > 2 && !strcmp(name + n - 2, ".h");
 }
 
+static bool is_list(const char *name)
+{
+    size_t n = strlen(name);
+    return n > 4 && !strcmp(name + n - 4, ".def");
+}
+
 static bool is_code(const char *name)
 {
     size_t n = strlen(name);
@@ -266,6 +272,26 @@ static void note_attributes(mtbal_c *c, const char *word, size_t length)
             c->kernel_named[k] = true;
 }
 
+/* What the rows of a list mention; their own names are defined where it is included. */
+static void keep_list(mtbal_c *c, int source, const char *text)
+{
+    reader r = {text, text + strlen(text), NULL, 0, 0, false, 0};
+    while (next_word(&r))
+        if (r.length && !r.directive && r.word > text && r.word[-1] != '\n')
+            need(c, source, r.word, r.length);
+}
+
+static void keep_lists(mtbal_c *c, int source, const c_piece *piece)
+{
+    for (int s = 0; c_sources[s].name; s++) {
+        char line[128];
+        size_t n = (size_t)snprintf(line, sizeof line, "#include \"%s\"\n", c_sources[s].name);
+        const char *at = is_list(c_sources[s].name) ? strstr(piece->text, line) : NULL;
+        if (at && at + n <= piece->text + piece->length)
+            keep_list(c, source, c_sources[s].text);
+    }
+}
+
 static void keep(mtbal_c *c, int source, c_piece *piece)
 {
     if (piece->kept)
@@ -277,6 +303,7 @@ static void keep(mtbal_c *c, int source, c_piece *piece)
             need(c, source, r.word, r.length);
             note_attributes(c, r.word, r.length);
         }
+    keep_lists(c, source, piece);
 }
 
 /* Whether a kept source includes this header, straight or through another. */
@@ -284,7 +311,7 @@ static bool is_included(const mtbal_c *c, const char *header)
 {
     char line[128];
     snprintf(line, sizeof line, "#include \"%s\"\n", header);
-    if (!strcmp(header, "runtime/runtime.h"))
+    if (!strcmp(header, "runtime/runtime.h") || is_list(header)) /* which it includes */
         return true;
     for (int s = 0; c_sources[s].name; s++)
         if (is_code(c_sources[s].name) && c_source_kept(c, s) && strstr(c_sources[s].text, line))
@@ -297,7 +324,7 @@ bool c_source_kept(const mtbal_c *c, int source)
     const char *name = c_sources[source].name;
     if (!strcmp(name, "runtime/used.h")) /* printed anew */
         return false;
-    if (is_header(name))
+    if (is_header(name) || is_list(name))
         return is_included(c, name);
     for (const c_piece *p = c->pieces[source]; p; p = p->next)
         if (p->kept)

@@ -24,6 +24,8 @@ void c_print_kernels(FILE *to, const mtbal_c *c)
     }
 }
 
+_Static_assert(RT_NUNARY <= 64 && RT_NBINARY <= 64, "a bit for each formula");
+
 static unsigned long long mask(const bool *used, int n)
 {
     unsigned long long bits = 0;

@@ -116,7 +116,8 @@ operand op_cast_to(lowering *l, operand x, int dtype)
 
 static bool gives_bool(int op)
 {
-    return (op >= RT_EQUAL && op <= RT_GREATER_EQUAL) || (op >= RT_AND && op <= RT_XOR);
+    return (op >= RT_BINARY_equal && op <= RT_BINARY_greater_or_equal) ||
+           (op >= RT_BINARY_logical_and && op <= RT_BINARY_logical_xor);
 }
 
 operand op_binary(lowering *l, int op, operand a, operand b)

@@ -5,94 +5,70 @@
 
 /* ------------------------------------------------------------------ one operand */
 
+/* The kernel column's unary(F, a, x, b, y): attribute a is parameter a of formula F, x without it;
+ * b and y likewise. */
 typedef struct unary_row {
-    const char *name;
     int op;
-    const char *alpha, *beta; /* attributes, or NULL */
-    double alpha_default, beta_default;
+    const char *a; /* "": none */
+    double x;
+    const char *b;
+    double y;
 } unary_row;
 
-static const unary_row unary_rows[] = {
-    {"Abs", RT_ABS, NULL, NULL, 0, 0},
-    {"Neg", RT_NEG, NULL, NULL, 0, 0},
-    {"Sign", RT_SIGN, NULL, NULL, 0, 0},
-    {"Floor", RT_FLOOR, NULL, NULL, 0, 0},
-    {"Ceil", RT_CEIL, NULL, NULL, 0, 0},
-    {"Round", RT_ROUND, NULL, NULL, 0, 0},
-    {"Sqrt", RT_SQRT, NULL, NULL, 0, 0},
-    {"Reciprocal", RT_RECIPROCAL, NULL, NULL, 0, 0},
-    {"Exp", RT_EXP, NULL, NULL, 0, 0},
-    {"Log", RT_LOG, NULL, NULL, 0, 0},
-    {"Sin", RT_SIN, NULL, NULL, 0, 0},
-    {"Cos", RT_COS, NULL, NULL, 0, 0},
-    {"Tan", RT_TAN, NULL, NULL, 0, 0},
-    {"Asin", RT_ASIN, NULL, NULL, 0, 0},
-    {"Acos", RT_ACOS, NULL, NULL, 0, 0},
-    {"Atan", RT_ATAN, NULL, NULL, 0, 0},
-    {"Sinh", RT_SINH, NULL, NULL, 0, 0},
-    {"Cosh", RT_COSH, NULL, NULL, 0, 0},
-    {"Tanh", RT_TANH, NULL, NULL, 0, 0},
-    {"Asinh", RT_ASINH, NULL, NULL, 0, 0},
-    {"Acosh", RT_ACOSH, NULL, NULL, 0, 0},
-    {"Atanh", RT_ATANH, NULL, NULL, 0, 0},
-    {"Erf", RT_ERF, NULL, NULL, 0, 0},
-    {"Sigmoid", RT_SIGMOID, NULL, NULL, 0, 0},
-    {"Relu", RT_RELU, NULL, NULL, 0, 0},
-    {"LeakyRelu", RT_LEAKY_RELU, "alpha", NULL, 0.01, 0},
-    {"Elu", RT_ELU, "alpha", NULL, 1, 0},
-    {"Celu", RT_CELU, "alpha", NULL, 1, 0},
-    {"Selu", RT_SELU, "alpha", "gamma", 1.67326319217681884765625, 1.05070102214813232421875},
-    {"Softplus", RT_SOFTPLUS, NULL, NULL, 0, 0},
-    {"Softsign", RT_SOFTSIGN, NULL, NULL, 0, 0},
-    {"HardSigmoid", RT_HARD_SIGMOID, "alpha", "beta", 0.2, 0.5},
-    {"HardSwish", RT_HARD_SWISH, NULL, NULL, 0, 0},
-    {"Mish", RT_MISH, NULL, NULL, 0, 0},
-    {"Swish", RT_SWISH, "alpha", NULL, 1, 0},
-    {"ThresholdedRelu", RT_THRESHOLDED_RELU, "alpha", NULL, 1, 0},
-    {"Shrink", RT_SHRINK, "lambd", "bias", 0.5, 0},
-    {"Not", RT_NOT, NULL, NULL, 0, 0},
-    {"BitwiseNot", RT_BIT_NOT, NULL, NULL, 0, 0},
-    {"IsNaN", RT_IS_NAN, NULL, NULL, 0, 0},
-    {"IsInf", RT_IS_INF, NULL, NULL, 1, 1},
-    {"Gelu", RT_GELU, NULL, NULL, 0, 0},
+#define ROW_unary(...) ~, (&(const unary_row)ROW(__VA_ARGS__, , 0, , 0, ))
+#define ROW(formula, a, x, b, y, ...)    \
+    {                                    \
+        RT_UNARY_##formula, #a, x, #b, y \
+    }
+static const unary_row *const unary_rows[MTBAL_NOPS] = {
+#define OP(id, name, domain, shape, gradient, kernel, ...) MTBAL_PICK(ROW_##kernel, NULL),
+#include "graph/ops.def"
+#undef OP
 };
 
-/* The kernel's operator and attributes of a node; false when it is none of the above. */
-bool op_unary_of(const mtbal_node *node, rt_unary_attr *at)
+/* The types that the formulas are defined for. */
+enum { REAL = 1, INTEGER = 2, BOTH = REAL | INTEGER };
+static const unsigned char unary_types[] = {
+#define UNARY(name, types, real, integer) types,
+#include "runtime/elementwise.def"
+};
+static const unsigned char binary_types[] = {
+#define BINARY(name, types, real, integer) types,
+#include "runtime/elementwise.def"
+};
+
+bool op_has_real(int unary, int binary)
 {
-    const unary_row *row = NULL;
-    for (size_t i = 0; i < sizeof unary_rows / sizeof *unary_rows && !row; i++)
-        row = mtbal_node_is_named(node, unary_rows[i].name) ? &unary_rows[i] : NULL;
-    if (!row)
-        return false;
-    *at = (rt_unary_attr){.op = row->op, .alpha = row->alpha_default, .beta = row->beta_default};
-    if (row->alpha)
-        at->alpha = mtbal_attr_f(node, row->alpha, row->alpha_default);
-    if (row->beta)
-        at->beta = mtbal_attr_f(node, row->beta, row->beta_default);
-    if (row->op == RT_IS_INF) {
-        at->alpha = (double)mtbal_attr_i(node, "detect_negative", 1);
-        at->beta = (double)mtbal_attr_i(node, "detect_positive", 1);
-    }
-    if (row->op == RT_GELU && !strcmp(mtbal_attr_s(node, "approximate", "none"), "tanh"))
-        at->op = RT_GELU_TANH;
-    return true;
+    return unary >= 0 ? unary_types[unary] & REAL : binary >= 0 && binary_types[binary] & REAL;
 }
 
-static bool works_on_integers(int op)
+static double parameter(const mtbal_node *node, const char *name, double otherwise)
 {
-    return op == RT_ABS || op == RT_NEG || op == RT_SIGN || op == RT_RELU || op == RT_NOT ||
-           op == RT_BIT_NOT;
+    const mtbal_attr *a = *name ? mtbal_attr_find(node, name) : NULL;
+    return a && a->kind == MTBAL_ATTR_INT ? (double)a->i : mtbal_attr_f(node, name, otherwise);
+}
+
+int op_unary_of(const mtbal_node *node, rt_unary_attr *at)
+{
+    const unary_row *row = node->opcode >= 0 ? unary_rows[node->opcode] : NULL;
+    *at = (rt_unary_attr){.op = -1};
+    if (!row)
+        return -1;
+    *at = (rt_unary_attr){.op = row->op,
+                          .alpha = parameter(node, row->a, row->x),
+                          .beta = parameter(node, row->b, row->y)};
+    if (row->op == RT_UNARY_gelu && !strcmp(mtbal_attr_s(node, "approximate", "none"), "tanh"))
+        at->op = RT_UNARY_gelu_tanh;
+    return (*row->a != 0) + (*row->b != 0);
 }
 
 mtbal_status lower_unary(lowering *l, mtbal_node *node)
 {
     rt_unary_attr at;
-    if (!op_unary_of(node, &at))
-        return lower_refuse(l, node, "there is no kernel for this op");
+    op_unary_of(node, &at);
     operand x = op_in(l, node, 0);
     bool is_float = mtbal_dtype_is_float((mtbal_dtype)x.dtype);
-    if (!is_float && !works_on_integers(at.op)) { /* such as Shrink of uint8 */
+    if (!is_float && !(unary_types[at.op] & INTEGER)) { /* such as Shrink of uint8 */
         operand wide = op_cast_to(l, x, RT_F64), y = op_temp(l, RT_F64, x.rank, x.dims);
         op_call1(l, RT_KERNEL_unary, &at, wide, y);
         op_call1(l, RT_KERNEL_cast, NULL, y, op_out(l, node, 0));
@@ -104,44 +80,21 @@ mtbal_status lower_unary(lowering *l, mtbal_node *node)
 
 /* ------------------------------------------------------------------ two operands */
 
-static const struct {
-    const char *name;
-    int op;
-} binary_rows[] = {
-    {"Add", RT_ADD},
-    {"Sub", RT_SUB},
-    {"Mul", RT_MUL},
-    {"Div", RT_DIV},
-    {"Pow", RT_POW},
-    {"Max", RT_MAX},
-    {"Min", RT_MIN},
-    {"Sum", RT_ADD},
-    {"Mean", RT_ADD},
-    {"Mod", RT_MOD},
-    {"Equal", RT_EQUAL},
-    {"Less", RT_LESS},
-    {"LessOrEqual", RT_LESS_EQUAL},
-    {"Greater", RT_GREATER},
-    {"GreaterOrEqual", RT_GREATER_EQUAL},
-    {"And", RT_AND},
-    {"Or", RT_OR},
-    {"Xor", RT_XOR},
-    {"PRelu", RT_PRELU},
-    {"BitShift", RT_SHIFT_LEFT},
-    {"BitwiseAnd", RT_BIT_AND},
-    {"BitwiseOr", RT_BIT_OR},
-    {"BitwiseXor", RT_BIT_XOR},
+#define BINARY_binary(formula)   ~, RT_BINARY_##formula
+#define BINARY_variadic(formula) ~, RT_BINARY_##formula
+static const signed char binary_rows[MTBAL_NOPS] = {
+#define OP(id, name, domain, shape, gradient, kernel, ...) MTBAL_PICK(BINARY_##kernel, -1),
+#include "graph/ops.def"
+#undef OP
 };
 
 int op_binary_of(const mtbal_node *node)
 {
-    int op = -1;
-    for (size_t i = 0; i < sizeof binary_rows / sizeof *binary_rows && op < 0; i++)
-        op = mtbal_node_is_named(node, binary_rows[i].name) ? binary_rows[i].op : -1;
-    if (op == RT_MOD && mtbal_attr_i(node, "fmod", 0))
-        return RT_FMOD;
-    if (op == RT_SHIFT_LEFT && !strcmp(mtbal_attr_s(node, "direction", "LEFT"), "RIGHT"))
-        return RT_SHIFT_RIGHT;
+    int op = node->opcode >= 0 ? binary_rows[node->opcode] : -1;
+    if (op == RT_BINARY_mod && mtbal_attr_i(node, "fmod", 0))
+        return RT_BINARY_fmod;
+    if (op == RT_BINARY_shift_left && !strcmp(mtbal_attr_s(node, "direction", "LEFT"), "RIGHT"))
+        return RT_BINARY_shift_right;
     return op;
 }
 
@@ -178,8 +131,8 @@ mtbal_status lower_binary(lowering *l, mtbal_node *node)
     operand a = op_in(l, node, 0), b = op_in(l, node, 1);
     if (at.op < 0 || a.cell < 0 || b.cell < 0)
         return lower_refuse(l, node, "an operand is missing");
-    b = at.op == RT_PRELU ? slope(a, b) : old_broadcast(l, node, a, b);
-    if (a.dtype != b.dtype && at.op != RT_POW)
+    b = at.op == RT_BINARY_prelu ? slope(a, b) : old_broadcast(l, node, a, b);
+    if (a.dtype != b.dtype && at.op != RT_BINARY_pow)
         return lower_refuse(l, node, "its operands have two types");
     operand in[2] = {a, b}, y = op_out(l, node, 0);
     op_call_n(l, RT_KERNEL_binary, &at, 2, in, 1, &y);
@@ -197,7 +150,7 @@ mtbal_status lower_variadic(lowering *l, mtbal_node *node)
         sum = op_binary(l, op, sum, op_in(l, node, i));
     if (mtbal_node_is(node, MTBAL_OP_mean) && node->nin > 1) {
         operand y = op_out(l, node, 0);
-        rt_binary_attr at = {.op = RT_DIV};
+        rt_binary_attr at = {.op = RT_BINARY_div};
         op_call_n(l, RT_KERNEL_binary, &at, 2, (operand[]){sum, op_scalar(l, sum.dtype, node->nin)},
                   1, &y);
         return MTBAL_OK;
@@ -224,9 +177,9 @@ mtbal_status lower_clip(lowering *l, mtbal_node *node)
     if (max)
         high = op_scalar(l, x.dtype, max->f);
     if (low.cell >= 0)
-        x = op_binary(l, RT_MAX, x, low);
+        x = op_binary(l, RT_BINARY_max, x, low);
     if (high.cell >= 0)
-        x = op_binary(l, RT_MIN, x, high);
+        x = op_binary(l, RT_BINARY_min, x, high);
     op_give(l, node, 0, x);
     return MTBAL_OK;
 }

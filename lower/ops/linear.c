@@ -72,24 +72,18 @@ mtbal_status lower_gemm(lowering *l, mtbal_node *node)
 
 /* ------------------------------------------------------------------ reductions */
 
-static const struct {
-    const char *name;
-    int op;
-} reductions[] = {
-    {"ReduceSum", RT_SUM},        {"ReduceMean", RT_MEAN},
-    {"ReduceMax", RT_REDUCE_MAX}, {"ReduceMin", RT_REDUCE_MIN},
-    {"ReduceProd", RT_PROD},      {"ReduceL1", RT_L1},
-    {"ReduceL2", RT_L2},          {"ReduceSumSquare", RT_SUM_SQUARE},
-    {"ReduceLogSum", RT_LOG_SUM}, {"ReduceLogSumExp", RT_LOG_SUM_EXP},
+#define REDUCE_reduce(name) ~, RT_REDUCE_##name
+static const signed char reductions[MTBAL_NOPS] = {
+#define OP(id, name, domain, shape, gradient, kernel, ...) MTBAL_PICK(REDUCE_##kernel, -1),
+#include "graph/ops.def"
+#undef OP
 };
 
 mtbal_status lower_reduce(lowering *l, mtbal_node *node)
 {
     operand x = op_in(l, node, 0);
     int64_t axes[RT_MAX_RANK];
-    int n = op_ints(l, node, "axes", 1, axes, RT_MAX_RANK), op = -1;
-    for (size_t i = 0; i < sizeof reductions / sizeof *reductions; i++)
-        op = mtbal_node_is_named(node, reductions[i].name) ? reductions[i].op : op;
+    int n = op_ints(l, node, "axes", 1, axes, RT_MAX_RANK), op = reductions[node->opcode];
     uint32_t mask = 0, all = (uint32_t)((1u << x.rank) - 1);
     if (n == -2)
         return lower_refuse(l, node, "its axes depend on data");
@@ -102,8 +96,8 @@ mtbal_status lower_reduce(lowering *l, mtbal_node *node)
     bool none = n <= 0 && mtbal_attr_i(node, "noop_with_empty_axes", 0);
     if (n <= 0)
         mask = none ? 0 : all;
-    bool plain = op == RT_SUM || op == RT_MEAN || op == RT_REDUCE_MAX || op == RT_REDUCE_MIN ||
-                 op == RT_PROD;
+    bool plain = op == RT_REDUCE_sum || op == RT_REDUCE_mean || op == RT_REDUCE_max ||
+                 op == RT_REDUCE_min || op == RT_REDUCE_prod;
     int64_t folded = 1;
     for (int d = 0; d < x.rank; d++)
         folded *= mask >> d & 1 ? x.dims[d] : 1;

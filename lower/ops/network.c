@@ -153,8 +153,8 @@ mtbal_status lower_average_pool(lowering *l, mtbal_node *node)
 mtbal_status lower_global_pool(lowering *l, mtbal_node *node)
 {
     operand x = op_in(l, node, 0);
-    rt_reduce_attr a = {.op = mtbal_node_is(node, MTBAL_OP_global_max_pool) ? RT_REDUCE_MAX
-                                                                            : RT_MEAN};
+    rt_reduce_attr a = {.op = mtbal_node_is(node, MTBAL_OP_global_max_pool) ? RT_REDUCE_max
+                                                                            : RT_REDUCE_mean};
     for (int d = 2; d < x.rank; d++)
         a.mask |= 1 << d;
     op_call1(l, RT_KERNEL_reduce, &a, x, op_out(l, node, 0));

@@ -261,7 +261,7 @@ mtbal_status lower_bernoulli(lowering *l, mtbal_node *node)
     operand x = op_in(l, node, 0), u = op_temp(l, x.dtype, x.rank, x.dims), y = op_out(l, node, 0);
     rt_random_fill_attr a = {.seed = next_seed(l, node), .b = 1};
     op_call_n(l, RT_KERNEL_random_fill, &a, 0, NULL, 1, &u);
-    operand hit = op_binary(l, RT_LESS, u, x);
+    operand hit = op_binary(l, RT_BINARY_less, u, x);
     op_call1(l, y.dtype == RT_BOOL ? RT_KERNEL_copy : RT_KERNEL_cast, NULL, hit, y);
     return MTBAL_OK;
 }

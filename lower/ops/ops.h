@@ -23,6 +23,12 @@ operand op_cast_to(lowering *l, operand x, int dtype);
 operand op_binary(lowering *l, int op, operand a, operand b); /* of equal type, broadcast */
 operand op_unary(lowering *l, int op, operand x);
 operand op_reduce(lowering *l, int op, operand x, uint32_t mask, bool keepdims);
+/* The formula of a node that the kernel `unary` computes, with its parameters; op -1: it is none.
+ * Returns how many of the parameters it has. */
+int op_unary_of(const mtbal_node *node, rt_unary_attr *at);
+int op_binary_of(const mtbal_node *node); /* the formula that `binary` computes, or -1 */
+/* Whether the unary formula, or else the binary one, is defined for real numbers (-1: none). */
+bool op_has_real(int unary, int binary);
 void op_dense_strides(operand x, int64_t *stride);
 /* Output i of the node holds x, in the output's shape: a view where x is memory of this node. */
 void op_give(lowering *l, const mtbal_node *node, int i, operand x);

@@ -9,7 +9,7 @@ static void set_activations(const mtbal_node *node, int32_t act[3])
 {
     const char *at = mtbal_attr_s(node, "activations", "");
     for (int i = 0; i < 3; i++) {
-        act[i] = *at == 'S' ? RT_SIGMOID : *at == 'T' ? RT_TANH : RT_RELU;
+        act[i] = *at == 'S' ? RT_UNARY_sigmoid : *at == 'T' ? RT_UNARY_tanh : RT_UNARY_relu;
         at += strcspn(at, " ");
         at += *at == ' ';
     }

@@ -27,60 +27,53 @@ static void unary_double(const unary_job *j, int64_t first, int64_t last)
     rt_loop_f64(RT_CHAIN_UNARY + j->at->op, v, (double *)j->y->data + first, last - first);
 }
 
-/* Integers: few operators, through int64; a negation wraps. */
-static void unary_int(const unary_job *j, int64_t first, int64_t last)
+/* Predicates give bools, some at a time by way of numbers. */
+#define TRUTHS(name, T, loop)                                                         \
+    static void name(const unary_job *j, int64_t first, int64_t last)                 \
+    {                                                                                 \
+        enum { BLOCK = 256 };                                                         \
+        const T a = (T)j->at->alpha, b = (T)j->at->beta;                              \
+        for (int64_t at = first; at < last; at += BLOCK) {                            \
+            T truth[BLOCK];                                                           \
+            int64_t m = last - at > BLOCK ? (int64_t)BLOCK : last - at;               \
+            const rt_view v[3] = {{(const T *)j->x->data + at, 1}, {&a, 0}, {&b, 0}}; \
+            loop(RT_CHAIN_UNARY + j->at->op, v, truth, m);                            \
+            for (int64_t i = 0; i < m; i++)                                           \
+                ((unsigned char *)j->y->data)[at + i] = truth[i] != 0;                \
+        }                                                                             \
+    }
+TRUTHS(truths_f32, float, rt_loop_f32)
+TRUTHS(truths_f64, double, rt_loop_f64)
+
+/* Integers: through int64; what is too large wraps. */
+static int64_t int_unary(int op, int64_t x)
 {
-    for (int64_t i = first; i < last; i++) {
-        int64_t x = rt_get_i64(j->x, i);
-        uint64_t u = (uint64_t)x;
-        switch (j->at->op) {
-        case RT_ABS:
-            u = x < 0 ? 0 - u : u;
-            break;
-        case RT_NEG:
-            u = 0 - u;
-            break;
-        case RT_SIGN:
-            u = (uint64_t)((x > 0) - (x < 0));
-            break;
-        case RT_RELU:
-            u = x > 0 ? u : 0;
-            break;
-        case RT_NOT:
-            u = !x;
-            break;
-        case RT_BIT_NOT:
-            u = ~u;
-            break;
-        default:
-            break;
-        }
-        rt_set_i64(j->y, i, (int64_t)u);
+    const uint64_t u = (uint64_t)x;
+    switch (op) {
+#define INTEGER_UNARY(name, value) \
+    case RT_UNARY_##name:          \
+        return (int64_t)(value);
+#include "runtime/elementwise.def"
+    default:
+        return 0;
     }
 }
 
-/* IsNaN and IsInf (alpha: negative counts, beta: positive counts): bool. */
-static void unary_predicate(const unary_job *j, int64_t first, int64_t last)
+static void unary_int(const unary_job *j, int64_t first, int64_t last)
 {
-    unsigned char *y = (unsigned char *)j->y->data;
-    for (int64_t i = first; i < last; i++) {
-        double x = rt_get_f64(j->x, i);
-        y[i] = j->at->op == RT_IS_NAN ? x != x
-                                      : isinf(x) && (x < 0 ? j->at->alpha != 0 : j->at->beta != 0);
-    }
+    for (int64_t i = first; i < last; i++)
+        rt_set_i64(j->y, i, int_unary(j->at->op, rt_get_i64(j->x, i)));
 }
 
 static void unary_range(void *context, int64_t first, int64_t last, int thread)
 {
     const unary_job *j = (const unary_job *)context;
+    int truths = j->y->dtype == RT_BOOL;
     (void)thread;
-    if ((RT_USES_UNARY(RT_IS_NAN) && j->at->op == RT_IS_NAN) ||
-        (RT_USES_UNARY(RT_IS_INF) && j->at->op == RT_IS_INF))
-        unary_predicate(j, first, last);
-    else if (j->x->dtype == RT_F32)
-        unary_float(j, first, last);
+    if (j->x->dtype == RT_F32)
+        (truths ? truths_f32 : unary_float)(j, first, last);
     else if (RT_USES_TYPE(RT_F64) && j->x->dtype == RT_F64)
-        unary_double(j, first, last);
+        (truths ? truths_f64 : unary_double)(j, first, last);
     else if (RT_USES_INTEGERS)
         unary_int(j, first, last);
 }
@@ -158,12 +151,6 @@ typedef struct binary_job {
     const rt_tensor *x, *y;
 } binary_job;
 
-static int compares(int op)
-{
-    return op == RT_EQUAL || op == RT_LESS || op == RT_LESS_EQUAL || op == RT_GREATER ||
-           op == RT_GREATER_EQUAL;
-}
-
 /* An operator on a row; operands stand still (step 0) or run. Comparisons give bools, some at a
  * time by way of numbers. */
 #define ROW(name, T, loop)                                                                     \
@@ -172,7 +159,7 @@ static int compares(int op)
     {                                                                                          \
         enum { BLOCK = 256 };                                                                  \
         const T *p = (const T *)j->x[0].data + o[0], *q = (const T *)j->x[1].data + o[1];      \
-        int block = compares(j->op);                                                           \
+        int block = j->y->dtype == RT_BOOL;                                                    \
         for (int64_t at = 0; at < n;) {                                                        \
             T truth[BLOCK];                                                                    \
             int64_t m = block && n - at > BLOCK ? (int64_t)BLOCK : n - at;                     \
@@ -186,8 +173,9 @@ static int compares(int op)
 ROW(row_f32, float, rt_loop_f32)
 ROW(row_f64, double, rt_loop_f64)
 
-/* x^y by squaring; wraps. A negative power of an integer is 0, but for +-1. */
-static uint64_t int_pow(int64_t x, int64_t y)
+/* The integers of elementwise.def (inline: an emitted program may have none of them). x^y by
+ * squaring; wraps. A negative power of an integer is 0, but for +-1. */
+static inline uint64_t int_pow(int64_t x, int64_t y)
 {
     uint64_t base = (uint64_t)x, result = 1;
     if (y < 0)
@@ -199,12 +187,12 @@ static uint64_t int_pow(int64_t x, int64_t y)
 }
 
 /* Division by 0 has failed before (divisors_fit); the smallest number over -1 wraps. */
-static int64_t int_div(int64_t x, int64_t y)
+static inline int64_t int_div(int64_t x, int64_t y)
 {
     return y == -1 ? (int64_t)(0 - (uint64_t)x) : x / y;
 }
 
-static int64_t int_mod(int64_t x, int64_t y, int like_c)
+static inline int64_t int_mod(int64_t x, int64_t y, int like_c)
 {
     int64_t r = y == -1 ? 0 : x % y;
     return !like_c && r && (r < 0) != (y < 0) ? r + y : r;
@@ -212,53 +200,12 @@ static int64_t int_mod(int64_t x, int64_t y, int like_c)
 
 static int64_t int_binary(int op, int64_t x, int64_t y, int bits)
 {
-    uint64_t u = (uint64_t)x, v = (uint64_t)y;
+    const uint64_t u = (uint64_t)x, v = (uint64_t)y;
     switch (op) {
-    case RT_ADD:
-        return (int64_t)(u + v);
-    case RT_SUB:
-        return (int64_t)(u - v);
-    case RT_MUL:
-        return (int64_t)(u * v);
-    case RT_DIV:
-        return int_div(x, y);
-    case RT_POW:
-        return (int64_t)int_pow(x, y);
-    case RT_MAX:
-        return x > y ? x : y;
-    case RT_MIN:
-        return x < y ? x : y;
-    case RT_MOD:
-    case RT_FMOD:
-        return int_mod(x, y, op == RT_FMOD);
-    case RT_EQUAL:
-        return x == y;
-    case RT_LESS:
-        return x < y;
-    case RT_LESS_EQUAL:
-        return x <= y;
-    case RT_GREATER:
-        return x > y;
-    case RT_GREATER_EQUAL:
-        return x >= y;
-    case RT_AND:
-        return x && y;
-    case RT_OR:
-        return x || y;
-    case RT_XOR:
-        return !x != !y;
-    case RT_SHIFT_LEFT:
-        return v < (uint64_t)bits ? (int64_t)(u << v) : 0;
-    case RT_SHIFT_RIGHT:
-        return v < (uint64_t)bits ? (int64_t)(u >> v) : 0;
-    case RT_BIT_AND:
-        return (int64_t)(u & v);
-    case RT_BIT_OR:
-        return (int64_t)(u | v);
-    case RT_BIT_XOR:
-        return (int64_t)(u ^ v);
-    case RT_PRELU:
-        return x >= 0 ? x : (int64_t)(u * v);
+#define INTEGER_BINARY(name, value) \
+    case RT_BINARY_##name:          \
+        return (int64_t)(value);
+#include "runtime/elementwise.def"
     default:
         return 0;
     }
@@ -314,7 +261,7 @@ static void binary_range(void *context, int64_t first, int64_t last, int thread)
 static int divisors_fit(const rt_env *env, int op, const rt_tensor *y)
 {
     int64_t n = rt_count(y);
-    if (rt_is_float(y->dtype) || (op != RT_DIV && op != RT_MOD && op != RT_FMOD))
+    if (rt_is_float(y->dtype) || (op != RT_BINARY_div && op != RT_BINARY_mod && op != RT_BINARY_fmod))
         return 1;
     for (int64_t i = 0; i < n; i++)
         if (rt_get_i64(y, i) == 0) {

@@ -29,26 +29,26 @@ static void add_axis(int64_t *dims, int64_t *stride, int *n, int64_t size, int64
 
 static double start_of(int op)
 {
-    return op == RT_REDUCE_MAX || op == RT_LOG_SUM_EXP ? -INFINITY
-           : op == RT_REDUCE_MIN                       ? INFINITY
-           : op == RT_PROD                             ? 1
-                                                       : 0;
+    return op == RT_REDUCE_max || op == RT_REDUCE_log_sum_exp ? -INFINITY
+           : op == RT_REDUCE_min                              ? INFINITY
+           : op == RT_REDUCE_prod                             ? 1
+                                                              : 0;
 }
 
 static double step_of(int op, double acc, double x)
 {
     switch (op) {
-    case RT_REDUCE_MAX:
-    case RT_LOG_SUM_EXP:
+    case RT_REDUCE_max:
+    case RT_REDUCE_log_sum_exp:
         return x > acc || x != x ? x : acc;
-    case RT_REDUCE_MIN:
+    case RT_REDUCE_min:
         return x < acc || x != x ? x : acc;
-    case RT_PROD:
+    case RT_REDUCE_prod:
         return acc * x;
-    case RT_L1:
+    case RT_REDUCE_l1:
         return acc + fabs(x);
-    case RT_L2:
-    case RT_SUM_SQUARE:
+    case RT_REDUCE_l2:
+    case RT_REDUCE_sum_square:
         return acc + x * x;
     default:
         return acc + x;
@@ -58,11 +58,11 @@ static double step_of(int op, double acc, double x)
 static double finish(const reduce_job *j, double acc)
 {
     switch (j->op) {
-    case RT_MEAN:
+    case RT_REDUCE_mean:
         return acc / (double)j->count;
-    case RT_L2:
+    case RT_REDUCE_l2:
         return sqrt(acc);
-    case RT_LOG_SUM:
+    case RT_REDUCE_log_sum:
         return log(acc);
     default:
         return acc;
@@ -74,12 +74,13 @@ static double run_f32(int op, double acc, const float *p, int64_t n)
 {
     double lane[8] = {0};
     int64_t i = 0;
-    if (op != RT_SUM && op != RT_MEAN && op != RT_SUM_SQUARE && op != RT_L2) {
+    if (op != RT_REDUCE_sum && op != RT_REDUCE_mean && op != RT_REDUCE_sum_square &&
+        op != RT_REDUCE_l2) {
         for (; i < n; i++)
             acc = step_of(op, acc, (double)p[i]);
         return acc;
     }
-    if (op == RT_SUM || op == RT_MEAN)
+    if (op == RT_REDUCE_sum || op == RT_REDUCE_mean)
         for (; i + 8 <= n; i += 8)
             for (int k = 0; k < 8; k++)
                 lane[k] += (double)p[i + k];
@@ -125,23 +126,23 @@ static double reduce_one(const reduce_job *j, int64_t base, int op, const double
 /* log(sum e^x), by the largest. */
 static double log_sum_exp(const reduce_job *j, int64_t base)
 {
-    double most = reduce_one(j, base, RT_REDUCE_MAX, NULL);
-    return isinf(most) ? most : most + log(reduce_one(j, base, RT_SUM, &most));
+    double most = reduce_one(j, base, RT_REDUCE_max, NULL);
+    return isinf(most) ? most : most + log(reduce_one(j, base, RT_REDUCE_sum, &most));
 }
 
 static int64_t int_step(int op, int64_t acc, int64_t x)
 {
     uint64_t u = (uint64_t)acc, v = (uint64_t)x;
     switch (op) {
-    case RT_REDUCE_MAX:
+    case RT_REDUCE_max:
         return x > acc ? x : acc;
-    case RT_REDUCE_MIN:
+    case RT_REDUCE_min:
         return x < acc ? x : acc;
-    case RT_PROD:
+    case RT_REDUCE_prod:
         return (int64_t)(u * v);
-    case RT_L1:
+    case RT_REDUCE_l1:
         return (int64_t)(u + (x < 0 ? 0 - v : v));
-    case RT_SUM_SQUARE:
+    case RT_REDUCE_sum_square:
         return (int64_t)(u + v * v);
     default:
         return (int64_t)(u + v);
@@ -150,9 +151,9 @@ static int64_t int_step(int op, int64_t acc, int64_t x)
 
 static int64_t reduce_int(const reduce_job *j, int64_t base)
 {
-    int64_t acc = j->op == RT_REDUCE_MAX   ? INT64_MIN
-                  : j->op == RT_REDUCE_MIN ? INT64_MAX
-                                           : j->op == RT_PROD;
+    int64_t acc = j->op == RT_REDUCE_max   ? INT64_MIN
+                  : j->op == RT_REDUCE_min ? INT64_MAX
+                                           : j->op == RT_REDUCE_prod;
     for (int64_t i = 0; i < j->count; i++) {
         int64_t rest = i, at = base;
         for (int d = j->nred - 1; d >= 0; d--) {
@@ -161,7 +162,7 @@ static int64_t reduce_int(const reduce_job *j, int64_t base)
         }
         acc = int_step(j->op, acc, rt_get_i64(j->x, at));
     }
-    return j->op == RT_MEAN && j->count ? acc / j->count : acc;
+    return j->op == RT_REDUCE_mean && j->count ? acc / j->count : acc;
 }
 
 static int64_t base_of(const reduce_job *j, int64_t i)
@@ -180,10 +181,10 @@ static void reduce_range(void *context, int64_t first, int64_t last, int thread)
     (void)thread;
     for (int64_t i = first; i < last; i++) {
         int64_t base = base_of(j, i);
-        if (!rt_is_float(j->x->dtype) && j->op != RT_L2 && j->op != RT_LOG_SUM &&
-            j->op != RT_LOG_SUM_EXP)
+        if (!rt_is_float(j->x->dtype) && j->op != RT_REDUCE_l2 && j->op != RT_REDUCE_log_sum &&
+            j->op != RT_REDUCE_log_sum_exp)
             rt_set_i64(j->y, i, reduce_int(j, base));
-        else if (j->op == RT_LOG_SUM_EXP)
+        else if (j->op == RT_REDUCE_log_sum_exp)
             rt_set_f64(j->y, i, log_sum_exp(j, base));
         else
             rt_set_f64(j->y, i, finish(j, reduce_one(j, base, j->op, NULL)));
@@ -208,7 +209,7 @@ static void column_sums(void *context, int64_t first, int64_t last, int thread)
         }
         for (int64_t i = 0; i < n; i++)
             ((float *)j->y->data)[at + i] =
-                (float)(j->op == RT_MEAN ? acc[i] / (double)rows : acc[i]);
+                (float)(j->op == RT_REDUCE_mean ? acc[i] / (double)rows : acc[i]);
     }
 }
 
@@ -231,8 +232,8 @@ void rt_reduce(const rt_env *env, const void *attr, const rt_tensor *in, const r
             add_axis(j.keep_dims, j.keep_stride, &j.nkeep, x->dims[d], step[d + 1]);
     }
     int64_t results = rt_count(&out[0]);
-    int columns = x->dtype == RT_F32 && (a->op == RT_SUM || a->op == RT_MEAN) && j.nkeep == 1 &&
-                  j.nred == 1 && j.keep_stride[0] == 1;
+    int columns = x->dtype == RT_F32 && (a->op == RT_REDUCE_sum || a->op == RT_REDUCE_mean) &&
+                  j.nkeep == 1 && j.nred == 1 && j.keep_stride[0] == 1;
     if (columns && j.count)
         rt_parallel(env, results, 256, column_sums, &j);
     else
