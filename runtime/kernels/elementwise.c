@@ -261,7 +261,8 @@ static void binary_range(void *context, int64_t first, int64_t last, int thread)
 static int divisors_fit(const rt_env *env, int op, const rt_tensor *y)
 {
     int64_t n = rt_count(y);
-    if (rt_is_float(y->dtype) || (op != RT_BINARY_div && op != RT_BINARY_mod && op != RT_BINARY_fmod))
+    if (rt_is_float(y->dtype) ||
+        (op != RT_BINARY_div && op != RT_BINARY_mod && op != RT_BINARY_fmod))
         return 1;
     for (int64_t i = 0; i < n; i++)
         if (rt_get_i64(y, i) == 0) {
