@@ -104,6 +104,7 @@ const char *mtbal_intern(mtbal_arena *arena, const char *name);
 const char *mtbal_intern_n(mtbal_arena *arena, const char *name, size_t length);
 /* That copy, where there is one already; NULL: no such name was interned. */
 const char *mtbal_interned(const mtbal_arena *arena, const char *name);
+const char *mtbal_interned_n(const mtbal_arena *arena, const char *name, size_t length);
 size_t mtbal_arena_bytes(const mtbal_arena *arena);
 /* Whether an allocation from this arena has failed: tells a NULL, or a fact that was not found,
  * that comes from there from a mistake. */

@@ -256,11 +256,15 @@ const char *mtbal_intern(mtbal_arena *arena, const char *text)
     return mtbal_intern_n(arena, text, strlen(text));
 }
 
-const char *mtbal_interned(const mtbal_arena *arena, const char *text)
+const char *mtbal_interned_n(const mtbal_arena *arena, const char *text, size_t length)
 {
     const name_table *t = &arena->names;
-    size_t length = strlen(text);
     return t->count ? find_slot(t, text, length, hash_of(text, length))->text : NULL;
+}
+
+const char *mtbal_interned(const mtbal_arena *arena, const char *text)
+{
+    return mtbal_interned_n(arena, text, strlen(text));
 }
 
 /* ------------------------------------------------------------------ the hash map */

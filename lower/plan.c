@@ -106,7 +106,7 @@ static mtbal_status add_default(lowering *l, const mtbal_port *port, mtbal_value
                    : mtbal_fail(l->diag, MTBAL_INVALID, l->model->path, NULL,
                                 "the stored value of %s does not match its declaration", v->name);
     p->defaults[p->ndefaults++] =
-        (plan_default){port->region, port->offset, bytes, v->tensor->data};
+        (plan_default){port->name, port->region, port->offset, bytes, v->tensor->data};
     return MTBAL_OK;
 }
 

@@ -35,6 +35,7 @@ typedef struct plan_call {
 } plan_call;
 
 typedef struct plan_default { /* bytes that an instance starts with */
+    const char *name;         /* of the port */
     int region;
     size_t offset, bytes;
     const void *data;

@@ -68,6 +68,9 @@ struct mtbal_c {
     int nshapes;
     const plan_operand **shapes; /* distinct types and dims */
     int *attr_of;                /* [ncalls]: the first call with the same attributes */
+    bool *is_target;             /* [ncalls + 1]: of a jump */
+    mtbal_map shape_of, value_of, attributes; /* keys: values.c */
+    const char **value_id; /* [nvalues + 1]: the identifier of the port that it is, or NULL */
     int nweights;
     c_weight *weights;
     size_t weight_bytes;
@@ -112,8 +115,7 @@ void c_print_shape(FILE *to, const plan_operand *x);
 /* ------------------------------------------------------------------ values.c */
 
 void c_choose_shapes(mtbal_c *c);
-bool c_same_shape(const plan_operand *x, const plan_operand *y);
-plan_operand c_operand_of(const mtbal_port *port); /* its type and dims */
+plan_operand c_operand_of(const mtbal_port *port); /* its place, type and dims */
 /* The number of a value in c->values; 0: an operand that is left out. */
 int c_value_of(const mtbal_c *c, const plan_operand *x);
 /* Bytes of scratch that a call works in. scratch.c */

@@ -29,31 +29,15 @@ static void print_shapes(FILE *to, const mtbal_c *c)
 
 /* ------------------------------------------------------------------ values */
 
-static const char *find_id(const plan_operand *x, const mtbal_port *ports, int n,
-                           const char *const *ids)
-{
-    for (int i = 0; i < n; i++) {
-        plan_operand y = c_operand_of(&ports[i]);
-        if (ports[i].region == x->region && ports[i].offset == x->offset && c_same_shape(x, &y))
-            return ids[i];
-    }
-    return NULL;
-}
-
 /* "state_fc1_weight", or, of a value without a name in the graph, "arena_4096_f32_64x10". */
 static void print_value(FILE *to, const mtbal_c *c, int value)
 {
-    const mtbal_plan *p = c->plan;
     const plan_operand *x = c->values[value];
     if (value == 0) {
         fprintf(to, "left_out");
         return;
     }
-    const char *id = x->region == REGION_STATE   ? find_id(x, p->states, p->nstates, c->state_id)
-                     : x->region == REGION_INPUT ? find_id(x, p->inputs, p->ninputs, c->input_id)
-                     : x->region == REGION_OUTPUT
-                         ? find_id(x, p->outputs, p->noutputs, c->output_id)
-                         : NULL;
+    const char *id = c->value_id[value];
     fprintf(to, "%s_", c_region_ids[x->region]);
     if (id) {
         fprintf(to, "%s", id);
@@ -146,14 +130,6 @@ static void print_operands(FILE *to, const mtbal_c *c, const plan_operand *x, in
         fprintf(to, "%s%s", i == 0 ? "" : ", ", role);
         print_value(to, c, c_value_of(c, &x[i]));
     }
-}
-
-static bool is_target(const mtbal_plan *p, int call)
-{
-    for (int i = 0; i < p->ncalls; i++)
-        if (p->calls[i].kernel < 0 && p->calls[i].jump == call)
-            return true;
-    return false;
 }
 
 static void print_jump(FILE *to, const plan_call *call)
@@ -252,11 +228,11 @@ static void print_step(FILE *to, const mtbal_c *c)
     fprintf(to, "\nint model_step(model *m, uint64_t seed)\n{\n    m->env.seed = seed;\n"
                 "    m->fault.format = NULL;\n");
     for (int i = 0; i < p->ncalls; i++) {
-        if (is_target(p, i))
+        if (c->is_target[i])
             fprintf(to, "\ncall_%d:;\n", i);
         print_call(to, c, i);
     }
-    if (is_target(p, p->ncalls))
+    if (c->is_target[p->ncalls])
         fprintf(to, "call_%d:;\n", p->ncalls);
     fprintf(to, "    return 0;\n}\n");
 }
@@ -280,17 +256,6 @@ static void print_ports(FILE *to, const c_port_kind *k)
     fprintf(to, "    {NULL, 0, 0, 0, none},\n};\n");
 }
 
-static const char *default_name(const mtbal_plan *p, const plan_default *d)
-{
-    for (int i = 0; i < p->nstates; i++)
-        if (p->states[i].region == d->region && p->states[i].offset == d->offset)
-            return p->states[i].name;
-    for (int i = 0; i < p->ninputs; i++)
-        if (p->inputs[i].region == d->region && p->inputs[i].offset == d->offset)
-            return p->inputs[i].name;
-    return "";
-}
-
 static void print_init(FILE *to, const mtbal_c *c)
 {
     static const char start[] =
@@ -310,7 +275,6 @@ static void print_init(FILE *to, const mtbal_c *c)
         "        m->env.nthreads = MODEL_THREADS;\n"
         "    }\n"
         "#endif\n";
-    const mtbal_plan *p = c->plan;
     if (c->nweights) {
         fprintf(
             to,
@@ -320,7 +284,7 @@ static void print_init(FILE *to, const mtbal_c *c)
             const plan_default *d = c->weights[i].from;
             fprintf(to, "    {%zu, offsetof(model, %s) + %zu, %zu}, /* ", c->weights[i].offset,
                     c_member(d->region), d->offset, d->bytes);
-            c_print_comment(to, default_name(p, d));
+            c_print_comment(to, d->name);
             fprintf(to, " */\n");
         }
         fprintf(to, "};\n");

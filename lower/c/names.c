@@ -58,38 +58,48 @@ void c_print_shape(FILE *to, const plan_operand *x)
 
 /* ------------------------------------------------------------------ identifiers */
 
-static bool is_taken(const char *const *ids, int n, const char *id)
+/* What is no letter or digit becomes '_'; a second of the same name gets a number. tried: name ->
+ * the last number that was tried for it. */
+static const char *identifier(mtbal_c *c, mtbal_map *tried, const char *name)
 {
-    for (int i = 0; i < n; i++)
-        if (!strcmp(ids[i], id))
-            return true;
-    return false;
-}
-
-/* What is no letter or digit becomes '_'; a second of the same name gets a number. */
-static char *identifier(mtbal_c *c, const char *const *ids, int n, const char *name)
-{
-    char *id = mtbal_arena_alloc(c->arena, strlen(name) + 16);
-    if (!id) {
-        c->failed = true;
+    size_t length = strlen(name);
+    char *text = mtbal_arena_alloc(c->arena, length + 16);
+    if (!text)
         return NULL;
+    for (size_t i = 0; i < length; i++)
+        text[i] = isalnum((unsigned char)name[i]) && (unsigned char)name[i] < 128 ? name[i] : '_';
+    const char *base = mtbal_intern(c->arena, text), *id = base;
+    int k = mtbal_map_get(tried, base);
+    for (k = k < 1 ? 1 : k; id && mtbal_map_get(tried, id) >= 0;) {
+        snprintf(text + length, 16, "_%d", ++k);
+        id = mtbal_intern(c->arena, text);
     }
-    char *to = id;
-    for (const char *p = name; *p; p++)
-        *to++ = isalnum((unsigned char)*p) && (unsigned char)*p < 128 ? *p : '_';
-    *to = 0;
-    for (int k = 2; is_taken(ids, n, id); k++)
-        snprintf(to, 16, "_%d", k);
-    return id;
+    return id && mtbal_map_set(tried, c->arena, base, k) &&
+                   (id == base || mtbal_map_set(tried, c->arena, id, 1))
+               ? id
+               : NULL;
 }
 
 static const char **identifiers(mtbal_c *c, const mtbal_port *ports, int n)
 {
+    mtbal_map tried = {0};
     const char **ids = mtbal_arena_array(c->arena, (size_t)n + 1, sizeof *ids);
     for (int i = 0; ids && !c->failed && i < n; i++)
-        ids[i] = identifier(c, ids, i, ports[i].name);
+        c->failed = !(ids[i] = identifier(c, &tried, ports[i].name));
     c->failed = c->failed || !ids;
     return ids;
+}
+
+/* Values that are ports of the region have the ports' names. The first of two counts. */
+static void name_values(mtbal_c *c, const mtbal_port *ports, int n, int region,
+                        const char *const *ids)
+{
+    for (int i = n - 1; i >= 0; i--) {
+        plan_operand x = c_operand_of(&ports[i]);
+        int value = x.region == region ? c_value_of(c, &x) : 0;
+        if (value)
+            c->value_id[value] = ids[i];
+    }
 }
 
 void c_choose_names(mtbal_c *c)
@@ -98,6 +108,13 @@ void c_choose_names(mtbal_c *c)
     c->input_id = identifiers(c, p->inputs, p->ninputs);
     c->output_id = identifiers(c, p->outputs, p->noutputs);
     c->state_id = identifiers(c, p->states, p->nstates);
+    c->value_id = mtbal_arena_array(c->arena, (size_t)c->nvalues + 1, sizeof *c->value_id);
+    c->failed = c->failed || !c->value_id;
+    if (c->failed)
+        return;
+    name_values(c, p->inputs, p->ninputs, REGION_INPUT, c->input_id);
+    name_values(c, p->outputs, p->noutputs, REGION_OUTPUT, c->output_id);
+    name_values(c, p->states, p->nstates, REGION_STATE, c->state_id);
 }
 
 void c_list_kinds(const mtbal_c *c, c_port_kind kinds[3])

@@ -3,43 +3,69 @@
 
 #include <string.h>
 
-bool c_same_shape(const plan_operand *x, const plan_operand *y)
+/* Numbers that tell a value from others; its place first, which a shape does not have. Interned,
+ * they are a key of the maps. */
+enum { PLACE = 2, MOST = PLACE + 2 + RT_MAX_RANK };
+
+static size_t describe(const plan_operand *x, bool place, int64_t to[MOST])
 {
-    return x->dtype == y->dtype && x->rank == y->rank &&
-           !memcmp(x->dims, y->dims, (size_t)x->rank * sizeof *x->dims);
+    size_t n = 0;
+    if (place) {
+        to[n++] = x->region;
+        to[n++] = (int64_t)x->offset;
+    }
+    to[n++] = x->dtype;
+    to[n++] = x->rank;
+    memcpy(&to[n], x->dims, (size_t)x->rank * sizeof *x->dims);
+    return (n + (size_t)x->rank) * sizeof *to;
+}
+
+/* The number that the map has for these bytes; `next` where they are new. */
+static int number_of(mtbal_c *c, mtbal_map *map, const void *bytes, size_t size, int next)
+{
+    const char *key = mtbal_intern_n(c->arena, bytes, size);
+    int found = mtbal_map_get(map, key);
+    if (found >= 0)
+        return found;
+    c->failed = c->failed || !key || !mtbal_map_set(map, c->arena, key, next);
+    return next;
 }
 
 static void note_shape(mtbal_c *c, const plan_operand *x)
 {
+    int64_t key[MOST];
     if (x->cell < 0)
         return;
     c->types |= 1u << x->dtype;
-    for (int i = 0; i < c->nshapes; i++)
-        if (c_same_shape(c->shapes[i], x))
-            return;
-    c->shapes[c->nshapes++] = x;
+    if (number_of(c, &c->shape_of, key, describe(x, false, key), c->nshapes) == c->nshapes)
+        c->shapes[c->nshapes++] = x;
 }
 
-/* The number of a value: a place with a shape; 0 is an operand that is left out. */
 int c_value_of(const mtbal_c *c, const plan_operand *x)
 {
-    for (int i = 1; x->cell >= 0 && i <= c->nvalues; i++)
-        if (c->values[i]->region == x->region && c->values[i]->offset == x->offset &&
-            c_same_shape(c->values[i], x))
-            return i;
-    return 0;
+    int64_t key[MOST];
+    if (x->cell < 0)
+        return 0;
+    size_t size = describe(x, true, key);
+    int found = mtbal_map_get(&c->value_of, mtbal_interned_n(c->arena, (const char *)key, size));
+    return found < 0 ? 0 : found;
 }
 
 static void note_value(mtbal_c *c, const plan_operand *x)
 {
+    int64_t key[MOST];
     note_shape(c, x);
-    if (x->cell >= 0 && !c_value_of(c, x))
+    if (x->cell < 0)
+        return;
+    int next = c->nvalues + 1;
+    if (number_of(c, &c->value_of, key, describe(x, true, key), next) == next)
         c->values[++c->nvalues] = x;
 }
 
 plan_operand c_operand_of(const mtbal_port *p)
 {
-    plan_operand x = {.dtype = p->tensor.dtype, .rank = p->tensor.rank};
+    plan_operand x = {
+        .region = p->region, .offset = p->offset, .dtype = p->tensor.dtype, .rank = p->tensor.rank};
     memcpy(x.dims, p->tensor.dims, sizeof x.dims);
     return x;
 }
@@ -56,16 +82,13 @@ static void note_ports(mtbal_c *c, const mtbal_port *ports, int n)
 }
 
 /* The first call with the same kernel and attributes. */
-static int find_attributes(const mtbal_c *c, int call)
+static int find_attributes(mtbal_c *c, int call)
 {
     const plan_call *x = &c->plan->calls[call];
-    for (int i = 0; i < call; i++) {
-        const plan_call *y = &c->plan->calls[i];
-        if (y->kernel == x->kernel && y->attr &&
-            !memcmp(y->attr, x->attr, rt_kernels[x->kernel].attr_size))
-            return i;
-    }
-    return call;
+    const char *attr = mtbal_intern_n(c->arena, x->attr, rt_kernels[x->kernel].attr_size);
+    const intptr_t key[] = {x->kernel, (intptr_t)attr};
+    c->failed = c->failed || !attr;
+    return number_of(c, &c->attributes, key, sizeof key, call);
 }
 
 static bool has_integers(const plan_call *call)
@@ -105,10 +128,14 @@ void c_choose_shapes(mtbal_c *c)
     c->shapes = mtbal_arena_array(c->arena, most + 1, sizeof *c->shapes);
     c->attr_of = mtbal_arena_array(c->arena, (size_t)p->ncalls + 1, sizeof *c->attr_of);
     c->values = mtbal_arena_array(c->arena, (size_t)p->noperands + 2, sizeof *c->values);
-    if (!c->shapes || !c->values || !c->attr_of) {
+    c->is_target = mtbal_arena_array(c->arena, (size_t)p->ncalls + 1, sizeof *c->is_target);
+    if (!c->shapes || !c->values || !c->attr_of || !c->is_target) {
         c->failed = true;
         return;
     }
+    for (int i = 0; i < p->ncalls; i++)
+        if (p->calls[i].kernel < 0)
+            c->is_target[p->calls[i].jump] = true;
     for (int i = 0; i < p->ncalls; i++) {
         const plan_call *call = &p->calls[i];
         if (call->kernel < 0)
