@@ -160,28 +160,6 @@ static mtbal_status differentiate_copy(const crossing *x, const mtbal_graph *fro
     return give_out(x, &b, t->value);
 }
 
-static mtbal_status clear_defined(mtbal_node *node, void *context)
-{
-    for (int i = 0; i < node->nout; i++)
-        mtbal_tables_clear(context, node->out[i]);
-    for (mtbal_attr *a = node->attrs; a; a = a->next) {
-        const mtbal_graph *g = a->kind == MTBAL_ATTR_GRAPH ? a->g : NULL;
-        for (int i = 0; g && i < g->ninputs; i++)
-            mtbal_tables_clear(context, g->inputs[i]);
-        for (int i = 0; g && i < g->ninitializers; i++)
-            mtbal_tables_clear(context, g->initializers[i]);
-    }
-    return MTBAL_OK;
-}
-
-/* Of the maps: what copying entered. */
-static void clear_map(mtbal_graph *from, mtbal_tables *map)
-{
-    for (int i = 0; i < from->ninitializers; i++)
-        mtbal_tables_clear(map, from->initializers[i]);
-    mtbal_graph_walk(from, clear_defined, map);
-}
-
 static mtbal_status branch_gradient(const crossing *x, mtbal_graph *from, const char *name,
                                     mtbal_graph **result)
 {
@@ -206,7 +184,7 @@ static mtbal_status branch_gradient(const crossing *x, mtbal_graph *from, const 
     if (t)
         mtbal_tables_give(pool, t, first, n);
     if (map) {
-        clear_map(from, map);
+        mtbal_tables_clear_graph(map, from);
         mtbal_tables_give(pool, map, 0, 0);
     }
     *result = graph;

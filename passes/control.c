@@ -10,7 +10,8 @@ enum { MAX_TRIPS = 10000, MAX_MADE = 200000, MAX_NESTING = 100 };
 typedef struct control {
     mtbal_context *c;
     mtbal_folder *folder;
-    int made; /* nodes pasted so far */
+    mtbal_tables *tables; /* a pool: maps of bodies */
+    int made;             /* nodes pasted so far */
     int nesting;
 } control;
 
@@ -116,6 +117,7 @@ typedef struct trip {
 typedef struct unrolling {
     mtbal_node *node;
     mtbal_graph *body;
+    mtbal_tables *tables; /* of the map */
     mtbal_value **map;
     int nmap, carried, nscan;
     mtbal_value **state; /* [carried] */
@@ -133,7 +135,7 @@ static mtbal_status one_trip(control *s, unrolling *u, bool *more)
     mtbal_arena *arena = s->c->model->arena;
     int64_t goes_on = 1;
     mtbal_builder_init(&b, u->node->graph, u->node, s->c->diag);
-    memset(u->map, 0, (size_t)u->nmap * sizeof *u->map);
+    mtbal_tables_clear_graph(u->tables, body);
     u->map[body->inputs[0]->id] = mtbal_const_i64(&b, u->count);
     u->map[body->inputs[1]->id] = mtbal_const_scalar(&b, MTBAL_BOOL, 1);
     for (int i = 0; i < u->carried; i++)
@@ -194,14 +196,19 @@ static void take_back(mtbal_node *before, mtbal_node *node)
         mtbal_node_remove(node->prev);
 }
 
-static mtbal_status unroll(control *s, mtbal_node *node, mtbal_value **map, int nmap)
+static mtbal_status unroll(control *s, mtbal_node *node, mtbal_tables *tables, int nmap)
 {
     mtbal_attr *a = mtbal_attr_find(node, "body");
     mtbal_graph *body = a && a->kind == MTBAL_ATTR_GRAPH ? a->g : NULL;
     mtbal_node *before = node->prev;
     int64_t most = MAX_TRIPS + 1, start = 1;
     bool more = true;
-    unrolling u = {.node = node, .body = body, .map = map, .nmap = nmap, .carried = node->nin - 2};
+    unrolling u = {.node = node,
+                   .body = body,
+                   .tables = tables,
+                   .map = tables->value,
+                   .nmap = nmap,
+                   .carried = node->nin - 2};
     u.nscan = node->nout - u.carried;
     bool counted = node->nin > 0 && node->in[0], asked = node->nin > 1 && node->in[1];
     if (!body || u.carried < 0 || body->ninputs != u.carried + 2 ||
@@ -240,15 +247,23 @@ static mtbal_status decide(control *s, mtbal_node *node)
     if (is_if && (node->nin < 1 || !known(node->in[0], &condition)))
         return MTBAL_OK;
     int nmap = s->c->model->nvalues;
-    mtbal_value **map = mtbal_malloc((size_t)nmap * sizeof *map);
-    if (!map)
+    mtbal_tables *t = mtbal_tables_take(&s->tables, nmap);
+    if (!t)
         return mtbal_no_memory(s->c->diag);
-    memset(map, 0, (size_t)nmap * sizeof *map);
+    const char *const bodies[] = {"then_branch", "else_branch", "body"};
+    mtbal_graph *graphs[3] = {0}; /* the node may be gone afterwards */
+    for (int i = 0; i < 3; i++) {
+        const mtbal_attr *a = mtbal_attr_find(node, bodies[i]);
+        graphs[i] = a && a->kind == MTBAL_ATTR_GRAPH ? a->g : NULL;
+    }
     s->nesting++;
     mtbal_status status =
-        is_if ? take_branch(s, node, condition != 0, map, nmap) : unroll(s, node, map, nmap);
+        is_if ? take_branch(s, node, condition != 0, t->value, nmap) : unroll(s, node, t, nmap);
     s->nesting--;
-    mtbal_free(map);
+    for (int i = 0; i < 3; i++)
+        if (graphs[i])
+            mtbal_tables_clear_graph(t, graphs[i]);
+    mtbal_tables_give(&s->tables, t, 0, 0);
     return status;
 }
 
@@ -274,5 +289,6 @@ mtbal_status mtbal_pass_control(mtbal_context *c)
         return mtbal_no_memory(c->diag);
     mtbal_status status = walk(&s, c->graph->first, NULL);
     mtbal_folder_free(s.folder);
+    mtbal_tables_free(s.tables);
     return status != MTBAL_OK || !s.made ? status : mtbal_infer_graph(c->graph, c->diag);
 }

@@ -196,6 +196,8 @@ typedef struct mtbal_tables {
 mtbal_tables *mtbal_tables_take(mtbal_tables **pool, int n);
 /* To be called, before they are given back, for each value that has an entry. */
 void mtbal_tables_clear(mtbal_tables *tables, const mtbal_value *value);
+/* The same for all that a graph and its subgraphs define. */
+void mtbal_tables_clear_graph(mtbal_tables *tables, mtbal_graph *graph);
 /* The ids in [from, to) are cleared, too. */
 void mtbal_tables_give(mtbal_tables **pool, mtbal_tables *tables, int from, int to);
 void mtbal_tables_free(mtbal_tables *pool);

@@ -116,8 +116,7 @@ static mtbal_value *initializer_behind(mtbal_value *v)
 
 /* One statistic of a node in training: output `i` replaces what operand 2 + i reads. Where several
  * nodes share a statistic, each goes on from what the one before it left. */
-static mtbal_status running_statistic(mtbal_context *c, mtbal_node *node, int i,
-                                      mtbal_state **bound)
+static mtbal_status running_statistic(mtbal_context *c, mtbal_node *node, int i, mtbal_map *bound)
 {
     mtbal_value *state = initializer_behind(node->in[2 + i]);
     if (!state)
@@ -130,19 +129,23 @@ static mtbal_status running_statistic(mtbal_context *c, mtbal_node *node, int i,
             return mtbal_no_memory(c->diag);
     }
     node->out[i]->type = state->type;
-    for (int k = 0; k < c->nstates; k++)
-        if (c->states[k].value == state) {
-            *bound = &c->states[k];
-            node->in[2 + i] = (*bound)->next;
-            (*bound)->next = node->out[i];
-            return MTBAL_OK;
-        }
+    int at = mtbal_map_get(bound, state);
+    if (at >= 0) {
+        node->in[2 + i] = c->states[at].next;
+        c->states[at].next = node->out[i];
+        return MTBAL_OK;
+    }
+    if (!mtbal_map_set(bound, c->model->arena, state, c->nstates))
+        return mtbal_no_memory(c->diag);
     return mtbal_state_bind(c, state, node->out[i]);
 }
 
 static mtbal_status running_statistics(mtbal_context *c)
 {
-    mtbal_state *bound = NULL;
+    mtbal_map bound = {0}; /* value of a state -> its place */
+    for (int i = c->nstates - 1; i >= 0; i--)
+        if (!mtbal_map_set(&bound, c->model->arena, c->states[i].value, i))
+            return mtbal_no_memory(c->diag);
     for (mtbal_node *node = c->graph->first; node; node = node->next)
         if (mtbal_node_is(node, MTBAL_OP_batch_normalization) &&
             mtbal_attr_i(node, "training_mode", 0) && node->nin >= 5)

@@ -47,6 +47,29 @@ void mtbal_tables_clear(mtbal_tables *t, const mtbal_value *value)
     }
 }
 
+static mtbal_status clear_defined(mtbal_node *node, void *context)
+{
+    for (int i = 0; i < node->nout; i++)
+        mtbal_tables_clear(context, node->out[i]);
+    for (mtbal_attr *a = node->attrs; a; a = a->next) {
+        const mtbal_graph *g = a->kind == MTBAL_ATTR_GRAPH ? a->g : NULL;
+        for (int i = 0; g && i < g->ninputs; i++)
+            mtbal_tables_clear(context, g->inputs[i]);
+        for (int i = 0; g && i < g->ninitializers; i++)
+            mtbal_tables_clear(context, g->initializers[i]);
+    }
+    return MTBAL_OK;
+}
+
+void mtbal_tables_clear_graph(mtbal_tables *t, mtbal_graph *graph)
+{
+    for (int i = 0; i < graph->ninputs; i++)
+        mtbal_tables_clear(t, graph->inputs[i]);
+    for (int i = 0; i < graph->ninitializers; i++)
+        mtbal_tables_clear(t, graph->initializers[i]);
+    mtbal_graph_walk(graph, clear_defined, t);
+}
+
 void mtbal_tables_give(mtbal_tables **pool, mtbal_tables *t, int from, int to)
 {
     for (int i = from; i < to && i < t->capacity; i++) {
