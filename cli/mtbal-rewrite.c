@@ -13,7 +13,7 @@ typedef struct args {
     cli_list train, freeze;
     const char *balance, *scale, *apply, *norm_over, *optimizer, *outputs, *dump_after, *target,
         *checkpoint, *states, *calibrate;
-    double clip;
+    double clip, clip_task;
     cli_emission emit;
     bool inline_functions, untie, inference, list_passes, list_operators, list_methods, time_passes,
         json, quiet, verbose;
@@ -47,6 +47,8 @@ static const cli_option options[] = {
      "default of a hyper-parameter: lr, momentum, beta1, beta2,\nepsilon, weight_decay "
      "(repeatable)"},
     {"clip", 0, CLI_REAL, &a.clip, "NORM", "clip the gradient's global norm"},
+    {"clip-task", 0, CLI_REAL, &a.clip_task, "NORM",
+     "clip each task's gradient, over --norm-over, before it is\nweighted"},
     {"outputs", 0, CLI_TEXT, &a.outputs, "LIST",
      "norms (default), gram, grads, task-grads, none; comma list.\nWith --inference: the outputs "
      "to keep"},
@@ -151,6 +153,7 @@ static mtbal_status make_options(mtbal_options *o, mtbal_diag *diag)
     if (a.weights.count)
         o->balance = "weights";
     o->clip = a.clip;
+    o->clip_task = a.clip_task;
     o->target = a.target;
     o->inline_functions = a.inline_functions;
     o->untie = a.untie;

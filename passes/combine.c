@@ -29,7 +29,7 @@ static mtbal_status join_heads(mtbal_context *c, mtbal_builder *b)
     for (size_t i = 0; i < n; i++) {
         mtbal_value **sum = &s->main[all[i].value];
         b->task = c->tasks[all[i].task].name;
-        mtbal_value *part = mtbal_weigh(c, b, all[i].task, all[i].cotangent);
+        mtbal_value *part = mtbal_weigh(b, c->factors[all[i].task], all[i].cotangent);
         b->task = NULL;
         if (part)
             *sum = *sum ? mtbal_emit(b, "Add", *sum, part) : part;
@@ -46,7 +46,7 @@ static mtbal_value *weighted_sum(mtbal_context *c, mtbal_builder *b, mtbal_value
     mtbal_value *sum = NULL;
     for (int t = 0; t < c->ntasks; t++) {
         b->task = c->tasks[t].name;
-        mtbal_value *part = mtbal_weigh(c, b, t, x[(size_t)t * row]);
+        mtbal_value *part = mtbal_weigh(b, c->factors[t], x[(size_t)t * row]);
         b->task = NULL;
         if (part)
             sum = sum ? mtbal_emit(b, "Add", sum, part) : part;
@@ -163,7 +163,7 @@ static mtbal_status parameter_gradients(mtbal_context *c, mtbal_builder *b)
         mtbal_value *v = c->params[p].value, *g = c->swept->main[v->id];
         int task = mtbal_only_task(c, c->params[p].reach);
         if (g && task >= 0 && everywhere)
-            g = mtbal_weigh(c, b, task, g);
+            g = mtbal_weigh(b, c->factors[task], g);
         c->gradients[p] = g ? g : mtbal_emit_fill_like(b, v, 0);
         if (c->gradients[p])
             c->gradients[p]->type = v->type;

@@ -91,7 +91,7 @@ mtbal_dtype mtbal_float_type(const mtbal_context *c);
 
 /* w x, in x's type; 0, not NaN, where the task is switched off. NULL where the weight is known to
  * be 0, and for x NULL. */
-mtbal_value *mtbal_weigh(const mtbal_context *c, mtbal_builder *b, int task, mtbal_value *x);
+mtbal_value *mtbal_weigh(mtbal_builder *b, mtbal_value *w, mtbal_value *x);
 
 mtbal_status mtbal_find_method(mtbal_context *c); /* of --balance, into c->method */
 /* --scale of weights [K] that a method gives up to a factor (balance/scale.c). */

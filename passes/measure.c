@@ -155,7 +155,8 @@ mtbal_status mtbal_pass_measure(mtbal_context *c)
     if (!m)
         return mtbal_no_memory(c->diag);
     MTBAL_TRY(mtbal_find_method(c));
-    m->decides = c->method->reads & (MTBAL_READS_NORMS | MTBAL_READS_COSINES);
+    m->decides =
+        c->method->reads & (MTBAL_READS_NORMS | MTBAL_READS_COSINES) || c->options->clip_task > 0;
     bool gram = m->decides || want & (MTBAL_OUT_NORMS | MTBAL_OUT_GRAM);
     if (gram && features)
         MTBAL_TRY(feature_scope(c, &m->scope));

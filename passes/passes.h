@@ -30,6 +30,7 @@ typedef struct mtbal_options {
     const char *norm_over; /* "shared" (default), "last-shared", "features", "all", a glob */
     const char *optimizer; /* "sgd" (default), "momentum", "adam", "adamw", "none" */
     double clip;           /* global norm; 0: none */
+    double clip_task;      /* norm of each task's gradient before it is weighted; 0: none */
     unsigned outputs;      /* mtbal_measures */
     const char *target;    /* NULL: a step graph; see mtbal_is_ort_target */
     bool inline_functions, untie;
@@ -98,7 +99,8 @@ typedef struct mtbal_context {
     /* What the stages of a step hand on; see internal.h. */
     struct mtbal_swept *swept;       /* sweep -> measure, combine */
     struct mtbal_measured *measured; /* measure -> weigh, combine */
-    mtbal_value **weights;           /* weigh -> combine: [ntasks] scalar weight of each task */
+    mtbal_value **weights;           /* weigh: [ntasks] scalar weight of each task */
+    mtbal_value **factors;           /* weigh -> combine: [ntasks] what multiplies its gradient */
     mtbal_value *total;              /* the balanced total: sum of weight x loss */
     mtbal_value **gradients;         /* combine -> update: [nparams] of the balanced total */
     void *zeros;                     /* [nzeros] bytes that new states share */

@@ -6,9 +6,8 @@
 /* Known weights (equal, given) need no node where they are 1, and leave nothing where they are 0. A
  * weight that a run computes may be 0 while what it multiplies is infinite or NaN: 0 x is not 0
  * then. */
-mtbal_value *mtbal_weigh(const mtbal_context *c, mtbal_builder *b, int task, mtbal_value *x)
+mtbal_value *mtbal_weigh(mtbal_builder *b, mtbal_value *w, mtbal_value *x)
 {
-    mtbal_value *w = c->weights[task];
     if (!x || !w)
         return NULL;
     mtbal_dtype dtype = x->type.dtype;
@@ -33,7 +32,7 @@ static mtbal_value *balanced_total(mtbal_context *c, mtbal_builder *b)
         mtbal_value *loss = c->tasks[i].loss;
         if (loss->type.rank != 0)
             loss = mtbal_emit_reshape(b, loss, mtbal_const_i64s(b, 0, NULL));
-        mtbal_value *part = mtbal_emit_cast(b, mtbal_weigh(c, b, i, loss), dtype);
+        mtbal_value *part = mtbal_emit_cast(b, mtbal_weigh(b, c->weights[i], loss), dtype);
         if (part)
             total = total ? mtbal_emit(b, "Add", total, part) : part;
     }
@@ -59,7 +58,8 @@ mtbal_status mtbal_find_method(mtbal_context *c)
 typedef struct call {
     mtbal_context *c;
     mtbal_builder *b;
-    bool again; /* in a step graph that has the states */
+    bool again;         /* in a step graph that has the states */
+    mtbal_value *norms; /* that the method reads */
     int nin, nout;
     mtbal_value *in[12], *out[8];
     mtbal_text operands, results;
@@ -164,15 +164,15 @@ static void emit_call(call *k, const mtbal_method *method)
 }
 
 /* Weights [K] from a call of the method's function. */
-static mtbal_value *weights_of(mtbal_context *c, mtbal_builder *b, bool again)
+static mtbal_value *weights_of(mtbal_context *c, mtbal_builder *b, mtbal_value *norms, bool again)
 {
     const mtbal_method *method = c->method;
-    call k = {.c = c, .b = b, .again = again, .nout = 1};
+    call k = {.c = c, .b = b, .again = again, .norms = norms, .nout = 1};
     mtbal_value **values[sizeof method->states / sizeof *method->states];
     if (method->reads & MTBAL_READS_LOSSES)
         add_operand(&k, "losses", losses_of(&k));
     if (method->reads & MTBAL_READS_NORMS)
-        add_operand(&k, "norms", c->measured->norms);
+        add_operand(&k, "norms", k.norms);
     if (method->reads & MTBAL_READS_COSINES)
         add_operand(&k, "cosines", c->measured->cosines);
     for (int i = 0; method->states[i].name; i++) {
@@ -204,26 +204,66 @@ static mtbal_status fixed_weights(mtbal_context *c, mtbal_builder *b)
 }
 
 /* A task without a gradient in the scope is in nobody's way: its weight is 1. */
-static mtbal_status computed_weights(mtbal_context *c, mtbal_builder *b)
+static mtbal_status computed_weights(mtbal_context *c, mtbal_builder *b, mtbal_value *norms)
 {
-    mtbal_value *w = weights_of(c, b, false);
+    mtbal_value *w = weights_of(c, b, norms, false);
+    bool measured = c->method->reads & (MTBAL_READS_NORMS | MTBAL_READS_COSINES);
     for (int t = 0; t < c->ntasks; t++)
-        c->weights[t] = c->measured->decides && !c->measured->in_scope[t]
+        c->weights[t] = measured && !c->measured->in_scope[t]
                             ? mtbal_const_scalar(b, mtbal_float_type(c), 1)
                             : mtbal_emit(b, "Gather", w, mtbal_const_i64(b, t));
+    return b->status;
+}
+
+/* ------------------------------------------------------------------ --clip-task */
+
+/* Each gradient is made as small as the limit before it is weighted: what a method sees are the
+ * norms of clipped gradients, [K]. The factors of the gradients, min(1, limit/norm), into `factor`
+ * [K]. */
+static mtbal_value *clip_norms(mtbal_context *c, mtbal_builder *b, mtbal_value **factor)
+{
+    mtbal_value *norms = c->measured->norms;
+    mtbal_value *limit = mtbal_hyper(c, "clip_task", c->options->clip_task);
+    mtbal_value *one = mtbal_const_scalar(b, mtbal_float_type(c), 1);
+    if (!limit) {
+        b->status = c->diag->status ? c->diag->status : mtbal_no_memory(c->diag);
+        return NULL;
+    }
+    mtbal_value *over = mtbal_emit(b, "Greater", norms, limit);
+    *factor = mtbal_emit(b, "Div", mtbal_emit(b, "Where", over, limit, one),
+                         mtbal_emit(b, "Where", over, norms, one));
+    return mtbal_emit(b, "Where", over, limit, norms);
+}
+
+/* What a task's gradient is multiplied by: its weight, and its share of `factor` [K]. */
+static mtbal_status clip_factors(mtbal_context *c, mtbal_builder *b, mtbal_value *factor)
+{
+    c->factors = mtbal_arena_array(c->model->arena, (size_t)c->ntasks, sizeof *c->factors);
+    if (!c->factors)
+        return mtbal_no_memory(c->diag);
+    for (int t = 0; t < c->ntasks; t++)
+        c->factors[t] =
+            mtbal_weigh(b, c->weights[t], mtbal_emit(b, "Gather", factor, mtbal_const_i64(b, t)));
     return b->status;
 }
 
 mtbal_status mtbal_pass_weigh(mtbal_context *c)
 {
     mtbal_builder b;
+    mtbal_value *norms = c->measured->norms, *factor = NULL;
+    bool clips = c->options->clip_task > 0;
     c->weights = mtbal_arena_array(c->model->arena, (size_t)c->ntasks, sizeof *c->weights);
     if (!c->weights)
         return mtbal_no_memory(c->diag);
     mtbal_pass_builder(c, &b, "mtbal/balance/", "weight", NULL);
-    MTBAL_TRY(c->method->fixed ? fixed_weights(c, &b) : computed_weights(c, &b));
+    if (clips)
+        norms = clip_norms(c, &b, &factor);
+    MTBAL_TRY(b.status);
+    MTBAL_TRY(c->method->fixed ? fixed_weights(c, &b) : computed_weights(c, &b, norms));
     c->total = balanced_total(c, &b);
-    return b.status;
+    c->factors = c->weights;
+    MTBAL_TRY(b.status);
+    return clips ? clip_factors(c, &b, factor) : MTBAL_OK;
 }
 
 /* ------------------------------------------------------------------ another scalar later */
@@ -277,7 +317,7 @@ mtbal_status mtbal_rescale(mtbal_model *model, const char *scale, mtbal_diag *di
     mtbal_builder_init(&b, c.graph, old->def, diag);
     b.role = "weight";
     b.prefix = "mtbal/balance/";
-    mtbal_value *weights = weights_of(&c, &b, true);
+    mtbal_value *weights = weights_of(&c, &b, NULL, true);
     MTBAL_TRY(b.status);
     if (mtbal_replace(c.graph, old, weights) != MTBAL_OK ||
         mtbal_property_set(model, "mtbal.scale", scale) != MTBAL_OK)

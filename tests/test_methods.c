@@ -173,7 +173,7 @@ static void to_mean(int k, double w[MOST])
 /* ------------------------------------------------------------------ a step */
 
 typedef struct outcome {
-    double weight[MOST];
+    double weight[MOST], norm[MOST];
     float w[IN * OUT], b[MOST][OUT]; /* after the step, with lr 1 */
 } outcome;
 
@@ -182,6 +182,7 @@ static mtbal_status keep(void *context, const mtbal_record *r, mtbal_diag *diag)
     outcome *o = context;
     (void)diag;
     memcpy(o->weight, r->weight, (size_t)o->b[0][0] * sizeof *o->weight);
+    memcpy(o->norm, r->grad_norm, (size_t)o->b[0][0] * sizeof *o->norm);
     return MTBAL_OK;
 }
 
@@ -192,7 +193,7 @@ static outcome step(const net *n, const mtbal_options *options)
     mtbal_diag diag = {0};
     const mtbal_setting lr = {"lr", 1};
     mtbal_session_options so = {.threads = 1, .set = &lr, .nset = 1};
-    mtbal_loop_options loop = {.limit = 1, .norm_every = 0};
+    mtbal_loop_options loop = {.limit = 1, .norm_every = options->outputs & MTBAL_OUT_NORMS};
     outcome o = {.b = {{(float)n->ntasks}}};
     char name[16];
     steps_write(net_model(n), options, files_path("step.onnx"));
@@ -216,14 +217,14 @@ static void near(double found, double wanted, double size, const char *what, int
                   wanted);
 }
 
-/* The weights, and what the step made of them: w - sum_i w_i x^T a_i, b_i - w_i sum of a_i. */
-static void check(const net *n, const outcome *o, const double *weights, bool heads)
+/* What the step made of weights: w - sum_i w_i x^T a_i, b_i - w_i sum of a_i (`heads`), or b_i -
+ * sum of a_i. */
+static void check_update(const net *n, const outcome *o, const double *weights, bool heads)
 {
     double next[IN * OUT], size = 0, dw[IN * OUT], db[OUT];
     for (int i = 0; i < IN * OUT; i++)
         next[i] = 0.5;
     for (int t = 0; t < n->ntasks; t++) {
-        near(o->weight[t], weights[t], fabs(weights[t]), "weight", t);
         gradient(n, t, dw, db);
         for (int i = 0; i < IN * OUT; i++) {
             next[i] -= weights[t] * dw[i];
@@ -236,6 +237,13 @@ static void check(const net *n, const outcome *o, const double *weights, bool he
     }
     for (int i = 0; i < IN * OUT; i++)
         near(o->w[i], next[i], 0.5 + size, "w", i);
+}
+
+static void check(const net *n, const outcome *o, const double *weights, bool heads)
+{
+    for (int t = 0; t < n->ntasks; t++)
+        near(o->weight[t], weights[t], fabs(weights[t]), "weight", t);
+    check_update(n, o, weights, heads);
 }
 
 static mtbal_options options_of(const char *method, const char *scope, const char *scale)
@@ -307,6 +315,46 @@ START_TEST(test_closed_forms)
     o.scale = "unit", one = 1 / sqrt(g[0][0]);
     found = step(&n, &o);
     check(&n, &found, &one, true);
+}
+END_TEST
+
+/* ------------------------------------------------------------------ --clip-task */
+
+/* Gradients longer than the limit are made as long as it, then weighted: what a method makes of the
+ * clipped ones, what the update is made of; and what is shown are the norms before. */
+START_TEST(test_clip_task)
+{
+    static const char *const names[] = {"equal", "calibrated", "imtl-g", "nash"};
+    for (int variant = 0; variant < 24; variant++) {
+        int k = variant % 3 * 2 + 1;
+        bool shared = variant / 3 % 2 && k > 1, fixed = variant / 6 % 2;
+        const char *scope = variant / 12 && k > 1 ? "features" : "shared";
+        double g[MOST][MOST], clipped[MOST][MOST], weights[MOST], factor[MOST], limit = 2;
+        net n = net_new(k, fixed, (uint64_t)variant + 50);
+        mtbal_options o = options_of(names[_i], scope, "mean");
+        o.apply = shared ? "shared" : "loss";
+        o.clip_task = limit;
+        o.outputs = MTBAL_OUT_NORMS;
+        gram(&n, scope, g);
+        for (int i = 0; i < k; i++)
+            factor[i] = fmin(1, limit / sqrt(g[i][i]));
+        for (int i = 0; i < k; i++)
+            for (int j = 0; j < k; j++)
+                clipped[i][j] = factor[i] * factor[j] * g[i][j];
+        for (int i = 0; i < k; i++)
+            weights[i] = 1;
+        if (_i >= 2) {
+            methods[_i - 2].weights(k, clipped, weights);
+            to_mean(k, weights);
+        }
+        outcome found = step(&n, &o);
+        for (int i = 0; i < k; i++) {
+            near(found.weight[i], weights[i], fabs(weights[i]), "weight", i);
+            near(found.norm[i], sqrt(g[i][i]), sqrt(g[i][i]), "norm", i);
+            weights[i] *= factor[i];
+        }
+        check_update(&n, &found, weights, !shared);
+    }
 }
 END_TEST
 
@@ -474,6 +522,7 @@ int main(void)
     tcase_set_timeout(tests, 240);
     tcase_add_loop_test(tests, test_references, 0, NMETHODS);
     tcase_add_loop_test(tests, test_closed_forms, 0, NMETHODS);
+    tcase_add_loop_test(tests, test_clip_task, 0, 4);
     tcase_add_loop_test(tests, test_scale_of_a_loss, 0, NMETHODS);
     tcase_add_loop_test(tests, test_order, 0, NMETHODS);
     tcase_add_loop_test(tests, test_identical, 0, NMETHODS);
