@@ -14,6 +14,9 @@ const flops_kind flops_kinds[FLOPS_KINDS] = {
     {"calibrated", "calibrated", "shared", MTBAL_OUT_NONE},
     {"calibrated, norms over features", "calibrated", "features", MTBAL_OUT_NORMS},
     {"calibrated, norms over the trunk", "calibrated", "shared", MTBAL_OUT_NORMS},
+    {"imtl-g over features", "imtl-g", "features", MTBAL_OUT_NONE},
+    {"imtl-g over the trunk", "imtl-g", "shared", MTBAL_OUT_NONE},
+    {"imtl-g over the last shared layer", "imtl-g", "last-shared", MTBAL_OUT_NONE},
     {"every task's gradient", "calibrated", "shared", MTBAL_OUT_TASK_GRADS},
 };
 

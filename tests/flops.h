@@ -9,8 +9,17 @@ typedef struct flops_kind {
     const char *name, *balance, *norm_over;
     unsigned outputs;
 } flops_kind;
-enum { FLOPS_KINDS = 5 };
-enum { FLOPS_PLAIN, FLOPS_CALIBRATED, FLOPS_FEATURES, FLOPS_NORMS, FLOPS_GRADIENTS };
+enum { FLOPS_KINDS = 8 };
+enum {
+    FLOPS_PLAIN,
+    FLOPS_CALIBRATED,
+    FLOPS_FEATURES,
+    FLOPS_NORMS,
+    FLOPS_GRAM_FEATURES,
+    FLOPS_GRAM_TRUNK,
+    FLOPS_GRAM_LAST,
+    FLOPS_GRADIENTS
+};
 extern const flops_kind flops_kinds[FLOPS_KINDS];
 
 /* Multiplications and additions of MatMul, Gemm and Conv in a step (SGD, batch 4, 16 tokens) of

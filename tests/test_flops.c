@@ -44,6 +44,19 @@ START_TEST(test_norms_over_the_trunk)
 }
 END_TEST
 
+/* Weights that hang on the task gradients need those, and no weighted sweep beside them; over the
+ * features they cost what calibrated ones do. The system of K equations multiplies some, too. */
+START_TEST(test_weights_of_gradients)
+{
+    const double equations = 8 * 8 * 8;
+    double forward = step(8, -1), features = step(8, FLOPS_GRAM_FEATURES);
+    ck_assert_double_ge(features, step(8, FLOPS_CALIBRATED));
+    ck_assert_double_lt(features, step(8, FLOPS_FEATURES) + 4 * equations);
+    ck_assert_double_lt(step(8, FLOPS_GRAM_TRUNK), step(8, FLOPS_NORMS) - 1.5 * forward);
+    ck_assert_double_lt(step(8, FLOPS_GRAM_LAST), step(8, FLOPS_GRAM_TRUNK) - 5 * forward);
+}
+END_TEST
+
 /* docs/flops.md holds what `make bench-flops` prints. */
 START_TEST(test_docs)
 {
@@ -70,6 +83,7 @@ int main(void)
     tcase_add_loop_test(tests, test_calibrated_is_plain, 1, 9);
     tcase_add_test(tests, test_a_task_costs_its_head);
     tcase_add_test(tests, test_norms_over_the_trunk);
+    tcase_add_test(tests, test_weights_of_gradients);
     tcase_add_test(tests, test_docs);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);

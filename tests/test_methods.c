@@ -482,6 +482,65 @@ START_TEST(test_apart)
 }
 END_TEST
 
+/* ------------------------------------------------------------------ whole networks */
+
+static const mtbal_array *array_of(const mtbal_npz *npz, const char *format, const char *name)
+{
+    char full[256];
+    snprintf(full, sizeof full, format, name);
+    const mtbal_array *array = mtbal_npz_find(npz, full);
+    ck_assert_msg(array && array->dtype == MTBAL_FLOAT, "%s", full);
+    return array;
+}
+
+/* The gradient is the weighted sum of the task gradients, whether those were added up or one more
+ * sweep carried the sum: where parameters that are shared are out of the scope. */
+START_TEST(test_sums)
+{
+    static const char *const nets[] = {"digits2", "digits5"}, *const over[] = {"shared",
+                                                                               "last-shared",
+                                                                               "features", "all"};
+    const char *net = nets[_i % 2], *scope = over[_i / 2 % 4], *method = methods[_i / 8].name;
+    int code, checked = 0;
+    mtbal_npz *npz;
+    mtbal_diag diag = {0};
+    char *out = files_run(&code,
+                          "$BIN/mtbal-rewrite models/%s.onnx %s --balance %s --norm-over %s "
+                          "--outputs grads,task-grads -q && "
+                          "$BIN/mtbal-run %s --data models/%s.train.npz --batch 20 --limit 1 "
+                          "--outputs %s -q --set lr=0",
+                          net, files_path("s.onnx"), method, scope, files_path("s.onnx"), net,
+                          files_path("out.npz"));
+    ck_assert_msg(code == 0, "%s", out);
+    free(out);
+    steps_ok(mtbal_npz_read(files_path("out.npz"), &npz, &diag));
+    for (int i = 0; i < npz->count; i++) {
+        const char *param = npz->arrays[i].name + strlen("mtbal/grad/");
+        if (strncmp(npz->arrays[i].name, "mtbal/grad/", strlen("mtbal/grad/")))
+            continue;
+        const float *sum = npz->arrays[i].data;
+        for (int64_t e = 0; e < npz->arrays[i].count; e++) {
+            double wanted = 0, size = 1e-6;
+            for (int k = 0; k < npz->count; k++) {
+                const char *task = npz->arrays[k].name + strlen("mtbal/weight/");
+                char format[256];
+                if (strncmp(npz->arrays[k].name, "mtbal/weight/", strlen("mtbal/weight/")))
+                    continue;
+                snprintf(format, sizeof format, "mtbal/task_grad/%s/%%s", task);
+                const float *g = array_of(npz, format, param)->data;
+                double part = *(const float *)npz->arrays[k].data * (double)g[e];
+                wanted += part;
+                size += fabs(part);
+            }
+            near(sum[e], wanted, size, param, (int)e);
+            checked++;
+        }
+    }
+    ck_assert_int_gt(checked, 1000);
+    mtbal_npz_free(npz);
+}
+END_TEST
+
 /* ------------------------------------------------------------------ the commands */
 
 START_TEST(test_commands)
@@ -528,6 +587,7 @@ int main(void)
     tcase_add_loop_test(tests, test_identical, 0, NMETHODS);
     tcase_add_loop_test(tests, test_degenerate, 0, NMETHODS);
     tcase_add_loop_test(tests, test_apart, 0, NMETHODS);
+    tcase_add_loop_test(tests, test_sums, 0, 8 * NMETHODS);
     tcase_add_loop_test(tests, test_commands, 0, NMETHODS);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);
