@@ -212,6 +212,10 @@ mtbal_status graph_check_shapes(const mtbal_node *node, mtbal_diag *diag)
     const char *p = node->opcode >= 0 ? mtbal_ops[node->opcode].operands : NULL;
     symbols s = {0};
     for (int index = -1; p && *p; p++) {
+        if (*p == ':') { /* a class of types: operands.c */
+            p++;
+            continue;
+        }
         if (isalpha((unsigned char)*p))
             index++;
         if (*p != '[')

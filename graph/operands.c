@@ -9,6 +9,7 @@ static const char *const hint = "see the operator in ONNX's specification; expor
 /* One operand of the column: a letter, and what may stand behind it. */
 typedef struct slot {
     char letter; /* of its type, small */
+    char class;  /* that the type belongs to, or 0 */
     bool required, setting;
     char weight; /* its mark, or 0 */
 } slot;
@@ -26,6 +27,8 @@ static void read_signature(const char *text, signature *s)
     for (const char *p = text; *p; p++)
         if (*p == '[') /* the shape: fit.c */
             p = strchr(p, ']');
+        else if (*p == ':')
+            s->slots[s->count - 1].class = *++p;
         else if (isalpha((unsigned char)*p))
             s->slots[s->count++] = (slot){.letter = (char)tolower((unsigned char)*p),
                                           .required = isupper((unsigned char)*p) != 0};
@@ -44,8 +47,9 @@ static mtbal_status check_counts(const mtbal_node *node, const mtbal_op *op, con
     if (node->nin > s->count && !s->end)
         return mtbal_fail(diag, MTBAL_INVALID, mtbal_node_label(node, text), hint,
                           "it has %d inputs, and takes %d at most", node->nin, s->count);
-    for (int i = 0; i < s->count; i++)
-        if (s->slots[i].required && (i >= node->nin || !node->in[i]))
+    int count = node->nin > s->count ? node->nin : s->count;
+    for (int i = 0; i < count; i++)
+        if ((i >= s->count || s->slots[i].required) && (i >= node->nin || !node->in[i]))
             return mtbal_fail(diag, MTBAL_INVALID, mtbal_node_label(node, text), hint,
                               "its input %d is missing", i);
     if (node->nout < op->fewest || node->nout > op->most)
@@ -58,6 +62,47 @@ static mtbal_status check_counts(const mtbal_node *node, const mtbal_op *op, con
     return MTBAL_OK;
 }
 
+static const struct type_class {
+    char letter;
+    const char *name;
+} classes[] = {{'f', "of floats"},      {'n', "of numbers"}, {'z', "of integers"},
+               {'i', "int32 or int64"}, {'l', "int64"},      {'b', "bool"}};
+
+static bool in_class(mtbal_dtype dtype, char class)
+{
+    bool whole = dtype != MTBAL_STRING && dtype != MTBAL_BOOL && dtype != MTBAL_COMPLEX64 &&
+                 dtype != MTBAL_COMPLEX128;
+    switch (class) {
+    case 'f':
+        return mtbal_dtype_is_float(dtype);
+    case 'n':
+        return whole;
+    case 'z':
+        return whole && !mtbal_dtype_is_float(dtype);
+    case 'i':
+        return dtype == MTBAL_INT32 || dtype == MTBAL_INT64;
+    case 'l':
+        return dtype == MTBAL_INT64;
+    case 'b':
+        return dtype == MTBAL_BOOL;
+    default:
+        return true;
+    }
+}
+
+static mtbal_status wrong_class(const mtbal_node *node, int i, char class, mtbal_diag *diag)
+{
+    char text[256];
+    const char *name = "";
+    for (size_t k = 0; k < sizeof classes / sizeof *classes; k++)
+        if (classes[k].letter == class)
+            name = classes[k].name;
+    return mtbal_fail(diag, MTBAL_INVALID, mtbal_node_label(node, text),
+                      "insert a Cast node, or export the model again",
+                      "its operand %d, %.80s, is %s, and must be %s", i, node->in[i]->name,
+                      mtbal_dtype_name(node->in[i]->type.dtype), name);
+}
+
 /* Inputs of one letter have one type. first[letter]: the first of it whose type is known. */
 static mtbal_status check_types(const mtbal_node *node, const signature *s, mtbal_diag *diag)
 {
@@ -67,7 +112,10 @@ static mtbal_status check_types(const mtbal_node *node, const signature *s, mtba
         const mtbal_value *v = node->in[i];
         if (!v || v->type.kind != MTBAL_TENSOR || v->type.dtype == MTBAL_UNDEFINED)
             continue;
-        int letter = s->slots[i < s->count ? i : s->count - 1].letter - 'a';
+        const slot *slot = &s->slots[i < s->count ? i : s->count - 1];
+        int letter = slot->letter - 'a';
+        if (!in_class(v->type.dtype, slot->class))
+            return wrong_class(node, i, slot->class, diag);
         if (!first[letter])
             first[letter] = v;
         else if (first[letter]->type.dtype != v->type.dtype)

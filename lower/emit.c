@@ -51,7 +51,8 @@ operand op_temp(lowering *l, int dtype, int rank, const int64_t *dims)
         return op_none();
     if (!fits || bytes > SIZE_MAX / 4) {
         mtbal_fail(l->diag, MTBAL_INVALID, l->label, "a smaller batch?",
-                   "a tensor of this node is too large for this machine");
+                   rank > RT_MAX_RANK ? "a tensor of this node has more than 8 dimensions"
+                                      : "a tensor of this node is too large for this machine");
         return fail(l, MTBAL_INVALID);
     }
     x.cell = new_cell(l, REGION_ARENA, bytes);

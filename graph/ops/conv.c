@@ -139,6 +139,34 @@ mtbal_status mtbal_shape_conv(mtbal_infer *s)
     return conv(s, 1, shape_type(s, 0)->dtype);
 }
 
+/* DeformConv: offsets (N, groups * taps * axes, places), a mask (N, groups * taps, places). */
+mtbal_status mtbal_shape_deform_conv(mtbal_infer *s)
+{
+    const mtbal_type *w = shape_type(s, 1), *y;
+    MTBAL_TRY(conv(s, 1, shape_type(s, 0)->dtype));
+    y = shape_out(s, 0) ? &shape_out(s, 0)->type : shape_type(s, 9);
+    int64_t groups = mtbal_attr_i(s->node, "offset_group", 1);
+    if (groups < 1)
+        return shape_error(s, "offset_group is %lld", (long long)groups);
+    if (w->rank < 3 || y->rank != w->rank)
+        return MTBAL_OK;
+    mtbal_dim taps = mtbal_dim_mul(s->model, mtbal_dim_const(groups),
+                                   shape_product(s->model, w->rank - 2, w->dims + 2));
+    for (int i = 2; i < 5; i += 2) {
+        const mtbal_type *t = shape_type(s, i);
+        mtbal_dim each = mtbal_dim_const(i == 2 ? w->rank - 2 : 1);
+        bool fits = t->rank < 0 || t->rank == w->rank;
+        for (int d = 1; d < t->rank && fits; d++)
+            fits = !shape_differs(t->dims[d],
+                                  d == 1 ? mtbal_dim_mul(s->model, taps, each) : y->dims[d]);
+        if (!fits)
+            return shape_error(s,
+                               "%s does not have the shape that the kernel %s and the places say",
+                               shape_name(s, i), shape_name(s, 1));
+    }
+    return MTBAL_OK;
+}
+
 mtbal_status mtbal_shape_conv_integer(mtbal_infer *s)
 {
     return conv(s, 1, MTBAL_INT32);

@@ -17,6 +17,26 @@ mtbal_status mtbal_shape_same(mtbal_infer *s)
     return shape_set_type(s, 0, shape_type(s, 0));
 }
 
+/* The same along an axis. */
+mtbal_status mtbal_shape_same_axis(mtbal_infer *s)
+{
+    int64_t axis;
+    if (shape_type(s, 0)->rank > 0)
+        MTBAL_TRY(shape_axis(s, "axis", -1, shape_type(s, 0)->rank, 0, &axis));
+    return mtbal_shape_same(s);
+}
+
+/* The same along the axis that operand 1 says. */
+mtbal_status mtbal_shape_cumulate(mtbal_infer *s)
+{
+    int rank = shape_type(s, 0)->rank;
+    int64_t axis;
+    if (rank >= 0 && shape_scalar_int(s, 1, &axis) && (axis < -rank || axis >= rank))
+        return shape_error(s, "its axis is %lld, but %s has rank %d", (long long)axis,
+                           shape_name(s, 0), rank);
+    return mtbal_shape_same(s);
+}
+
 /* The slope broadcasts to operand 0; before opset 7 it had one element, or one a channel. */
 mtbal_status mtbal_shape_p_relu(mtbal_infer *s)
 {

@@ -196,6 +196,17 @@ mtbal_status mtbal_shape_split(mtbal_infer *s)
         return MTBAL_OK;
     }
     MTBAL_TRY(shape_axis(s, "axis", 0, x->rank, 0, &axis));
+    if (s->opset >= 18 && s->opset < INT32_MAX &&
+        !given == !mtbal_attr_find(s->node, "num_outputs"))
+        return shape_error(s, "it takes either sizes or num_outputs");
+    if (mtbal_attr_i(s->node, "num_outputs", parts) != parts)
+        return shape_error(s, "num_outputs is %lld, but there are %d outputs",
+                           (long long)mtbal_attr_i(s->node, "num_outputs", parts), parts);
+    int64_t whole = x->dims[axis].size, part = whole / parts + (whole % parts != 0);
+    if (!given && whole >= 0 && (s->opset < 18 ? whole % parts != 0 : part * (parts - 1) > whole))
+        return shape_error(s,
+                           "axis %lld of %s has %lld elements, which are not split into %d parts",
+                           (long long)axis, shape_name(s, 0), (long long)whole, parts);
     if (n >= 0 && n != parts)
         return shape_error(s, "there are %d sizes for %d outputs", n, parts);
     for (int i = 0; i < x->rank; i++)
@@ -331,6 +342,7 @@ mtbal_status mtbal_shape_slice(mtbal_infer *s)
     const mtbal_type *x = shape_type(s, 0);
     mtbal_dim part[4][SHAPE_MAX_CONTENT], dims[SHAPE_MAX_RANK];
     const mtbal_dim one = mtbal_dim_const(1);
+    bool sliced[SHAPE_MAX_RANK] = {false};
     int ns = slice_operand(s, "starts", 1, part[0]), ne = slice_operand(s, "ends", 2, part[1]),
         na = slice_operand(s, "axes", 3, part[2]), nt = slice_operand(s, "steps", 4, part[3]);
     bool has_axes = na >= 0 || shape_in(s, 3), has_steps = shape_in(s, 4);
@@ -349,6 +361,13 @@ mtbal_status mtbal_shape_slice(mtbal_infer *s)
         if (axis < 0 || axis >= x->rank)
             return shape_error(s, "it slices axis %lld of %s, which has rank %d", (long long)axis,
                                shape_name(s, 0), x->rank);
+        int64_t step;
+        if (sliced[axis])
+            return shape_error(s, "it slices axis %lld of %s twice", (long long)axis,
+                               shape_name(s, 0));
+        sliced[axis] = true;
+        if (has_steps && i < nt && shape_is_number(part[3][i], &step) && step == 0)
+            return shape_error(s, "its step along axis %lld is 0", (long long)axis);
         bool known = i < ns && i < ne && (!has_steps || i < nt);
         dims[axis] = known ? slice_dim(s->model, x->dims[axis], part[0][i], part[1][i],
                                        has_steps ? part[3][i] : one)
@@ -378,11 +397,14 @@ mtbal_status mtbal_shape_pad(mtbal_infer *s)
                            x->rank);
     for (int i = 0; i < x->rank; i++)
         dims[i] = x->dims[i];
+    bool padded[SHAPE_MAX_RANK] = {false};
     for (int i = 0; i < half; i++) {
         int64_t axis = na < 0 ? i : axes[i] < 0 ? axes[i] + x->rank : axes[i];
-        if (axis < 0 || axis >= x->rank)
-            return shape_error(s, "it pads axis %lld of %s, which has rank %d", (long long)axis,
-                               shape_name(s, 0), x->rank);
+        if (axis < 0 || axis >= x->rank || padded[axis])
+            return shape_error(s, "it pads axis %lld of %s, which has rank %d%s", (long long)axis,
+                               shape_name(s, 0), x->rank,
+                               axis >= 0 && axis < x->rank ? ", twice" : "");
+        padded[axis] = true;
         mtbal_dim both = mtbal_dim_add(s->model, pads[i], pads[half + i]);
         dims[axis] = mtbal_dim_add(s->model, dims[axis], both);
         if (shape_is_number(dims[axis], &number) && number < 0)

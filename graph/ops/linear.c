@@ -122,7 +122,13 @@ mtbal_status mtbal_shape_einsum(mtbal_infer *s)
     const char *end = arrow ? arrow : equation + strlen(equation);
     mtbal_dim dims[2 * SHAPE_MAX_RANK];
     char implied[160] = "...";
-    int rank = 0, n = 3;
+    int rank = 0, n = 3, terms = 1;
+    for (p = equation; p < end; p++)
+        terms += *p == ',';
+    if (terms != s->node->nin)
+        return shape_error(s, "it has %d operands, but its equation %.100s has %d", s->node->nin,
+                           equation, terms);
+    p = equation;
     for (int operand = 0;; operand++) {
         const char *comma = memchr(p, ',', (size_t)(end - p));
         MTBAL_TRY(read_operand(s, &l, operand, p, comma ? comma : end));

@@ -44,6 +44,16 @@ mtbal_status mtbal_shape_group_norm(mtbal_infer *s)
     return shape_set_type(s, 0, x);
 }
 
+/* RMSNormalization: X's shape, the scale's type. */
+mtbal_status mtbal_shape_rms_norm(mtbal_infer *s)
+{
+    const mtbal_type *x = shape_type(s, 0);
+    int64_t axis;
+    if (x->rank > 0)
+        MTBAL_TRY(shape_axis(s, "axis", -1, x->rank, 0, &axis));
+    return shape_set(s, 0, shape_type(s, 1)->dtype, x->rank, x->dims);
+}
+
 /* LayerNormalization: Y, Mean, InvStdDev; the statistics in the type that `stash_type` names. */
 mtbal_status mtbal_shape_layer_norm(mtbal_infer *s)
 {

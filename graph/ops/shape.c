@@ -165,13 +165,15 @@ static mtbal_status reshape_to(mtbal_infer *s, int n, const mtbal_dim *want)
     const mtbal_type *x = shape_type(s, 0);
     mtbal_dim dims[SHAPE_MAX_CONTENT], rest = mtbal_dim_const(1), total = rest;
     bool copies = !mtbal_attr_i(s->node, "allowzero", 0);
-    int open = -1, nopen = 0;
+    int open = -1, nopen = 0, ninferred = 0;
     int64_t number;
     for (int i = 0; i < n; i++) {
         bool negative = shape_is_number(want[i], &number) && number < 0;
         bool copied = copies && want[i].size == 0;
         if (negative && number != -1)
             return shape_error(s, "the new shape has an axis of %lld", (long long)number);
+        if (negative && ninferred++)
+            return shape_error(s, "two axes of the new shape are -1");
         if (copied && x->rank >= 0 && i >= x->rank)
             return shape_error(s, "axis %d is to be copied from %s, which has rank %d", i,
                                shape_name(s, 0), x->rank);
@@ -299,6 +301,7 @@ mtbal_status mtbal_shape_expand(mtbal_infer *s)
     const mtbal_dim *want, *content;
     mtbal_dim dims[SHAPE_MAX_CONTENT], unknown[SHAPE_MAX_RANK];
     int rank, n = shape_content(s, 1, &want);
+    int64_t number;
     if (n < 0 && shape->rank == 1 && shape->dims[0].size >= 0 &&
         shape->dims[0].size <= SHAPE_MAX_RANK) {
         n = (int)shape->dims[0].size;
@@ -308,6 +311,10 @@ mtbal_status mtbal_shape_expand(mtbal_infer *s)
     }
     if (n < 0 || n > SHAPE_MAX_RANK)
         return shape_set(s, 0, x->dtype, -1, NULL);
+    for (int i = 0; i < n; i++)
+        if (shape_is_number(want[i], &number) && number < 0)
+            return shape_error(s, "entry %d of the shape %s is %lld", i, shape_name(s, 1),
+                               (long long)number);
     MTBAL_TRY(shape_broadcast(s, x->rank, x->dims, n, want, &rank, dims));
     MTBAL_TRY(shape_set(s, 0, x->dtype, rank, dims));
     int64_t count = rank == 1 ? dims[0].size : -1;

@@ -59,7 +59,17 @@ mtbal_status mtbal_shape_stft(mtbal_infer *s)
     mtbal_dim step = shape_scalar(s, 1), frame = shape_scalar(s, 3);
     if (shape_is_unknown(frame) && window->rank == 1)
         frame = window->dims[0];
+    int64_t number;
+    if (window->rank == 1 && shape_differs(frame, window->dims[0]))
+        return shape_error(s, "the window %s has %lld elements, but a frame %lld", shape_name(s, 2),
+                           (long long)window->dims[0].size, (long long)frame.size);
+    if ((shape_is_number(step, &number) && number < 1) ||
+        (shape_is_number(frame, &number) && number < 1))
+        return shape_error(s, "its frame or its step is %lld", (long long)number);
     mtbal_dim length = x->rank == 3 ? x->dims[1] : shape_unknown();
+    if (length.size >= 0 && frame.size > length.size)
+        return shape_error(s, "a frame has %lld elements, but %s has %lld", (long long)frame.size,
+                           shape_name(s, 0), (long long)length.size);
     mtbal_dim frames = mtbal_dim_div(s->model, mtbal_dim_sub(s->model, length, frame), step);
     const mtbal_dim dims[4] = {
         x->rank == 3 ? x->dims[0] : shape_unknown(), shape_plus(s->model, frames, 1),

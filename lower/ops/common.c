@@ -24,7 +24,8 @@ int op_ints(lowering *l, const mtbal_node *node, const char *name, int i, int64_
     if (n > limit)
         return -2;
     if (n >= 0) {
-        memcpy(values, ints, (size_t)n * sizeof *values);
+        if (n)
+            memcpy(values, ints, (size_t)n * sizeof *values);
         return n;
     }
     if (!op_given(node, i))

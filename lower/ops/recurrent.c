@@ -85,7 +85,8 @@ static mtbal_value *turned(const layer *s, mtbal_value *x)
     const int64_t from = -1, to = INT64_MIN, axis = 0, step = -1;
     mtbal_builder *b = s->b;
     if (s->lens)
-        return mtbal_emit_attrs(b, "ReverseSequence", 2, (mtbal_value *[]){x, s->lens},
+        return mtbal_emit_attrs(b, "ReverseSequence", 2,
+                                (mtbal_value *[]){x, mtbal_emit_cast(b, s->lens, MTBAL_INT64)},
                                 "time_axis=i batch_axis=i", (int64_t)0, (int64_t)1);
     return mtbal_emit(b, "Slice", x, mtbal_const_i64s(b, 1, &from), mtbal_const_i64s(b, 1, &to),
                       mtbal_const_i64s(b, 1, &axis), mtbal_const_i64s(b, 1, &step));

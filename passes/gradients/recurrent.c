@@ -52,9 +52,9 @@ static mtbal_value *transposed(mtbal_builder *b, mtbal_value *x)
 /* Steps (S, B, ..) the other way round, each sequence within its own length. */
 static mtbal_value *turned(const side *s, mtbal_value *x)
 {
-    mtbal_value *in[2] = {x, s->lens};
     if (!s->backward || !x)
         return x;
+    mtbal_value *in[2] = {x, s->lens ? mtbal_emit_cast(s->b, s->lens, MTBAL_INT64) : NULL};
     if (s->lens)
         return mtbal_emit_attrs(s->b, "ReverseSequence", 2, in, "time_axis=i batch_axis=i",
                                 (int64_t)0, (int64_t)1);
