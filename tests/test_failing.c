@@ -184,6 +184,39 @@ START_TEST(a_run_fails)
 }
 END_TEST
 
+/* Constants: refused when the model is rewritten. */
+START_TEST(constants_are_refused)
+{
+    static const struct {
+        const char *node, *says;
+    } cases[] = {
+        {"z = Gather (w, i)", "index 3 of an axis of 3: element 1 of i"},
+        {"z = Gather <axis = 1> (w, j)", "index -3 of an axis of 2: element 0 of j"},
+        {"z = GatherElements <axis = 1> (w, k)", "index 2 of an axis of 2: element 1 of k"},
+        {"z = GatherND (w, k)", "index 2 of an axis of 2: element 1 of k"},
+        {"z = ScatterND (w, n, u)", "index 3 of an axis of 3: element 0 of n"},
+        {"z = ScatterElements (w, n, one)", "index 3 of an axis of 3: element 0 of n"},
+    };
+    char text[1024];
+    int code;
+    files_begin();
+    snprintf(text, sizeof text,
+             HEAD
+             "g (float x) => (float loss) <float[3,2] w = {1, 2, 3, 4, 5, 6}, int64[2] i = {0, "
+             "3}, int64[1] j = {-3}, int64[1,2] k = {0, 2}, int64[1,1] n = {3}, float[1,2] u "
+             "= {1, 2}, float[1,1] one = {1}> {\n  %s\n  s = ReduceSum <keepdims = 0> (z)\n"
+             "  loss = Mul (s, x)\n}",
+             cases[_i].node);
+    write_model(files_path("m.onnx"), text);
+    char *said = files_run(&code, "$BIN/mtbal-rewrite '%s' '%s' --quiet", files_path("m.onnx"),
+                           files_path("step.onnx"));
+    ck_assert_msg(code == 4 && strstr(said, cases[_i].says), "exit code %d: %s", code, said);
+    ck_assert_int_eq(files_count(), 1);
+    free(said);
+    files_end();
+}
+END_TEST
+
 /* ------------------------------------------------------------------ a training */
 
 enum { SAMPLES = 64, BAD = 37 };
@@ -251,6 +284,72 @@ START_TEST(a_calibration_fails)
     ck_assert_msg(code == 4 && strstr(said, "label -1 of 3 classes, sample 37, array label"),
                   "exit code %d, %s", code, said);
     free(said);
+    files_end();
+}
+END_TEST
+
+/* ------------------------------------------------------------------ emitted C */
+
+static void write_npy(const char *path, const char *type, int rank, const int64_t *dims,
+                      const void *bytes, size_t size)
+{
+    char head[128];
+    int n = snprintf(head, sizeof head,
+                     "\x93NUMPY\x01%c%c%c{'descr': '%s', 'fortran_order': False, "
+                     "'shape': (%lld,",
+                     0, 118, 0, type, (long long)dims[0]);
+    for (int d = 1; d < rank; d++)
+        n += snprintf(head + n, sizeof head - (size_t)n, " %lld%s", (long long)dims[d],
+                      d + 1 < rank ? "," : "");
+    n += snprintf(head + n, sizeof head - (size_t)n, "), }");
+    memset(head + n, ' ', sizeof head - (size_t)n);
+    head[127] = '\n';
+    wire w = {NULL, 0, 0};
+    wire_raw(&w, head, sizeof head);
+    wire_raw(&w, bytes, size);
+    files_write(path, w.data, w.size);
+    wire_free(&w);
+}
+
+/* The program that is written beside the model, over 64 samples of which one has no class. */
+START_TEST(emitted_c_fails)
+{
+    static float x[SAMPLES][2];
+    int64_t labels[SAMPLES] = {0}, dims[2] = {SAMPLES, 2};
+    char top[1024];
+    int code;
+    files_begin();
+    snprintf(top, sizeof top, "%s", files_path("c"));
+    write_model(files_path("m.onnx"), classifier);
+    labels[BAD] = _i ? 2 : 3;
+    write_npy(files_path("x.npy"), "<f4", 2, dims, x, sizeof x);
+    write_npy(files_path("label.npy"), "<i8", 1, dims, labels, sizeof labels);
+    char *said = files_run(&code,
+                           "$BIN/mtbal-rewrite '%s' '%s' --emit-c '%s' --batch 8 --quiet && "
+                           "make -s -C '%s' CFLAGS='-O1 -Wall -Wextra -Werror'",
+                           files_path("m.onnx"), files_path("step.onnx"), top, top);
+    ck_assert_msg(code == 0, "%s", said);
+    free(said);
+    said = files_run(
+        &code, "cd '%s' && ./model x=../x.npy label=../label.npy --save s --out loss=y.npy", top);
+    ck_assert_msg(code == (_i ? 0 : 4), "exit code %d: %s", code, said);
+    ck_assert_msg(_i || strstr(said, "step 4: node ce (SoftmaxCrossEntropyLoss): label 3 of 3 "
+                                     "classes, element 5 of 8"),
+                  "%s", said);
+    ck_assert_msg(_i || strstr(said, "sample 37 of label"), "%s", said);
+    ck_assert_int_eq(access(files_path("c/s"), F_OK) == 0, _i);
+    ck_assert_int_eq(access(files_path("c/y.npy"), F_OK) == 0, _i);
+    free(said);
+    free(files_run(&code, "cd '%s' && timeout 1 ./model x=../x.npy label=../x.npy --quiet", top));
+    ck_assert_int_eq(code, 2);
+    if (_i) { /* ended between two steps */
+        free(files_run(&code,
+                       "cd '%s' && { ./model x=../x.npy label=../label.npy --steps "
+                       "1000000000 --quiet & p=$!; sleep 0.5; kill -TERM $p; wait $p; }",
+                       top));
+        ck_assert_int_eq(code, 6);
+    }
+    free(files_run(&code, "rm -rf '%s'", top));
     files_end();
 }
 END_TEST
@@ -497,8 +596,10 @@ int main(void)
     tcase_set_timeout(tests, 120);
     tcase_set_timeout(signals, 240);
     tcase_add_loop_test(tests, a_run_fails, 0, NRUNS);
+    tcase_add_loop_test(tests, constants_are_refused, 0, 6);
     tcase_add_loop_test(tests, a_training_fails, 0, 4);
     tcase_add_test(tests, a_calibration_fails);
+    tcase_add_loop_test(tests, emitted_c_fails, 0, 2);
     tcase_add_loop_test(signals, inside_of_a_step, 0, 4);
     tcase_add_loop_test(signals, a_long_rewrite, 0, 3);
     tcase_add_loop_test(signals, a_calibration, 0, 2);

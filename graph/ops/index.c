@@ -3,6 +3,25 @@
 
 #include <string.h>
 
+/* ------------------------------------------------------------------ constant indices */
+
+/* Indices that are constants, k-th of each `columns` of them along an axis of the data: within it,
+ * negative ones from its end. What is computed is checked by the kernels. */
+static mtbal_status constants_fit(mtbal_infer *s, int64_t columns, const mtbal_dim *axes)
+{
+    const mtbal_value *v = shape_in(s, 1);
+    const mtbal_tensor *t = v && !v->is_input ? v->tensor : NULL;
+    if (!t || !t->data || (t->dtype != MTBAL_INT64 && t->dtype != MTBAL_INT32))
+        return MTBAL_OK;
+    for (int64_t i = 0; i < t->count; i++) {
+        int64_t at = mtbal_tensor_i64(t, i), size = axes[i % columns].size;
+        if (size >= 0 && (at < -size || at >= size))
+            return shape_error(s, "index %lld of an axis of %lld: element %lld of %s",
+                               (long long)at, (long long)size, (long long)i, shape_name(s, 1));
+    }
+    return MTBAL_OK;
+}
+
 /* ------------------------------------------------------------------ gathers */
 
 static mtbal_status gather_content(mtbal_infer *s)
@@ -39,7 +58,8 @@ mtbal_status mtbal_shape_gather(mtbal_infer *s)
             dims[rank++] = index->dims[k];
     }
     MTBAL_TRY(shape_set(s, 0, x->dtype, rank, dims));
-    return gather_content(s);
+    MTBAL_TRY(gather_content(s));
+    return constants_fit(s, 1, &x->dims[axis]);
 }
 
 /* Indices along an axis of the data: one for each element of the result or of the updates. */
@@ -58,7 +78,7 @@ static mtbal_status check_index(mtbal_infer *s)
             return shape_error(s, "axis %d of the indices %s has %lld elements, but %s %lld", d,
                                shape_name(s, 1), (long long)index->dims[d].size, shape_name(s, 0),
                                (long long)x->dims[d].size);
-    return MTBAL_OK;
+    return constants_fit(s, 1, &x->dims[axis]);
 }
 
 mtbal_status mtbal_shape_gather_elements(mtbal_infer *s)
@@ -86,6 +106,8 @@ mtbal_status mtbal_shape_scatter_nd(mtbal_infer *s)
         return shape_error(s, "%lld indices a place are too many for %s of rank %d",
                            (long long)depth, shape_name(s, 0), x->rank);
     MTBAL_TRY(shape_set_type(s, 0, x));
+    if (x->rank > 0 && depth > 0)
+        MTBAL_TRY(constants_fit(s, depth, x->dims));
     if (x->rank < 0 || depth < 0 || u->rank < 0)
         return MTBAL_OK;
     bool fits = u->rank == places + x->rank - (int)depth;
@@ -120,6 +142,7 @@ mtbal_status mtbal_shape_gather_nd(mtbal_infer *s)
         if (shape_differs(x->dims[i], index->dims[i]))
             return shape_error(s, "axis %d is a batch axis, but has %lld and %lld elements", i,
                                (long long)x->dims[i].size, (long long)index->dims[i].size);
+    MTBAL_TRY(constants_fit(s, depth, x->dims + batch));
     for (int i = 0; i + 1 < index->rank; i++)
         dims[rank++] = index->dims[i];
     for (int64_t i = batch + depth; i < x->rank; i++)
