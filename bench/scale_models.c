@@ -271,8 +271,8 @@ void scale_top_k(FILE *to, int n)
 
 void scale_cum_prod(FILE *to, int n)
 {
-    rows(to, n, 26, ", int64 axis = {0}");
-    fprintf(to, "  z = Cos (y)\n  h = CumProd (z, axis)\n");
+    rows(to, n, 26, ", int64 axis = {0}, float tiny = {0.001}, float one = {1}");
+    fprintf(to, "  s = Mul (y, tiny)\n  z = Add (s, one)\n  h = CumProd (z, axis)\n");
     losses(to);
 }
 

@@ -4,6 +4,7 @@
 #include "train/train.h"
 
 #include <check.h>
+#include <math.h>
 #include <stdlib.h>
 
 enum { N = 300, MOST = 60000 };
@@ -87,6 +88,58 @@ START_TEST(test_many)
 }
 END_TEST
 
+/* More pieces of memory than can be packed by comparing all of them: a long chain and its gradient,
+ * against the same in double. */
+START_TEST(test_long)
+{
+    enum { LAYERS = 2500 };
+    mtbal_diag diag = {0};
+    mtbal_options o;
+    mtbal_session *s = NULL;
+    mtbal_program *p = NULL;
+    const mtbal_session_options options = {.threads = 1, .all_outputs = true};
+    const mtbal_bind bind = {.name = "x", .rank = 2, .dims = {1, 2}};
+    size_t room = 64 * (LAYERS + 10);
+    char *text = malloc(room);
+    ck_assert(text != NULL);
+    size_t n = (size_t)snprintf(text, room,
+                                "<ir_version: 8, opset_import: [\"\": 18]>\n"
+                                "m (float[1,2] x) => (float loss) <float[1] w = {0.5},\n"
+                                " float[2,2] turn = {0, 1, 1, 0}> {\n"
+                                " h0 = Mul (x, w)\n");
+    for (int i = 0; i < LAYERS; i++)
+        n += (size_t)snprintf(text + n, room - n, " g%d = MatMul (h%d, turn)\n h%d = Tanh (g%d)\n",
+                              i, i, i + 1, i);
+    snprintf(text + n, room - n, " loss = ReduceSumSquare <keepdims = 0> (h%d)\n}\n", LAYERS);
+    mtbal_options_default(&o);
+    static const char *const frozen[] = {"turn"};
+    o.nfreeze = 1;
+    o.freeze = frozen;
+    o.outputs = MTBAL_OUT_GRADS;
+    steps_write(steps_parse(text), &o, files_path("step.onnx"));
+    free(text);
+    steps_ok(mtbal_session_open(files_path("step.onnx"), &options, &s, &diag));
+    steps_ok(mtbal_session_program(s, 1, &bind, MTBAL_TRAIN, &p, &diag));
+    float *x = mtbal_instance_input(p->instance, "x")->data;
+    x[0] = 0.75f;
+    x[1] = -0.125f;
+    mtbal_instance_run(p->instance, 0);
+    double loss = 0, dw = 0;
+    for (int k = 0; k < 2; k++) { /* the two numbers change places, and do not meet */
+        double h = 0.5 * x[k], dh = x[k];
+        for (int i = 0; i < LAYERS; i++) {
+            h = tanh(h);
+            dh *= 1 - h * h;
+        }
+        loss += h * h;
+        dw += 2 * h * dh;
+    }
+    ck_assert_double_eq_tol(mtbal_program_scalar(p, "loss") / loss, 1, 1e-3);
+    ck_assert_double_eq_tol(mtbal_program_scalar(p, "mtbal/grad/w"), dw, 1e-3 * fabs(dw));
+    mtbal_session_close(s);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("lists");
@@ -94,6 +147,7 @@ int main(void)
     tcase_add_checked_fixture(tests, files_begin, files_end);
     tcase_set_timeout(tests, 60);
     tcase_add_loop_test(tests, test_many, 0, (int)(sizeof cases / sizeof *cases));
+    tcase_add_test(tests, test_long);
     suite_add_tcase(suite, tests);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_NORMAL);
