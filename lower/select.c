@@ -143,10 +143,14 @@ static bool same_attrs(const mtbal_attr *a, const mtbal_attr *b)
     return !a && !b;
 }
 
-/* Whether two masks are computed alike: exporters write the mask anew for each a[mask]. */
-static bool same_value(lowering *l, const mtbal_value *a, const mtbal_value *b, int depth)
+/* Whether two masks are computed alike: exporters write the mask anew for each a[mask]. alike: a
+ * value -> the id of the one that it has been found to be like; so that each is looked at once. */
+static bool same_value(lowering *l, mtbal_map *alike, const mtbal_value *a, const mtbal_value *b,
+                       int depth)
 {
     enum { DEEPEST = 6 };
+    if (a && b && mtbal_map_get(alike, a) == b->id)
+        return true;
     if (!a || !b || a == b || lower_is_constant(a) || lower_is_constant(b))
         return a == b || (a && b && same_constant(lower_constant(l, a), lower_constant(l, b)));
     const mtbal_node *p = a->def, *q = b->def;
@@ -155,16 +159,20 @@ static bool same_value(lowering *l, const mtbal_value *a, const mtbal_value *b, 
         !same_attrs(p->attrs, q->attrs))
         return false;
     for (int i = 0; i < p->nin; i++)
-        if (!same_value(l, p->in[i], q->in[i], depth + 1))
+        if (!same_value(l, alike, p->in[i], q->in[i], depth + 1))
             return false;
+    if (!mtbal_map_set(alike, l->arena, a, b->id))
+        l->status = mtbal_no_memory(l->diag);
     return true;
 }
 
 static selection *find_selection(lowering *l, const mtbal_value *mask, const mtbal_graph *graph)
 {
-    for (selection *s = l->selections; s; s = s->next)
-        if (s->graph == graph && same_value(l, s->mask, mask, 0))
+    for (selection *s = l->selections; s; s = s->next) {
+        mtbal_map alike = {0};
+        if (s->graph == graph && same_value(l, &alike, s->mask, mask, 0))
             return s;
+    }
     return NULL;
 }
 
