@@ -638,12 +638,70 @@ START_TEST(test_operand_rows)
 }
 END_TEST
 
+/* Against a plain array: new keys, new numbers of old keys, keys that are not there. */
+START_TEST(test_map)
+{
+    enum { KEYS = 5000 };
+    static char keys[2 * KEYS];
+    static int numbers[KEYS];
+    mtbal_arena *arena = mtbal_arena_new();
+    mtbal_map map = {0};
+    ck_assert_int_eq(mtbal_map_get(&map, keys), -1);
+    for (int i = 0; i < 3 * KEYS; i++) {
+        int k = (int)((int64_t)i * 7919 % KEYS);
+        numbers[k] = i;
+        ck_assert(mtbal_map_set(&map, arena, &keys[2 * k], i));
+        ck_assert_int_eq(map.count, i < KEYS ? i + 1 : KEYS);
+    }
+    for (int k = 0; k < KEYS; k++) {
+        ck_assert_int_eq(mtbal_map_get(&map, &keys[2 * k]), numbers[k]);
+        ck_assert_int_eq(mtbal_map_get(&map, &keys[2 * k + 1]), -1);
+    }
+    ck_assert_int_eq(mtbal_map_get(&map, NULL), -1);
+    ck_assert_ptr_null(mtbal_interned(arena, "a"));
+    const char *a = mtbal_intern(arena, "a");
+    ck_assert_ptr_eq(mtbal_interned(arena, "a"), a);
+    ck_assert_ptr_null(mtbal_interned_n(arena, "a", 0));
+    mtbal_arena_free(arena);
+}
+END_TEST
+
+/* By name: what is there now, under the name that it has now, from where it is seen. */
+START_TEST(test_find)
+{
+    mtbal_model *m = mtbal_model_new(17);
+    mtbal_graph *inner = mtbal_graph_new(m, m->graph, "inner");
+    mtbal_value *x = mtbal_value_new(m->graph, "x"), *y = mtbal_value_new(inner, "y");
+    ck_assert_ptr_null(mtbal_value_find(m->graph, "x")); /* nowhere listed */
+    ck_assert_int_eq(mtbal_add_input(m->graph, x), MTBAL_OK);
+    ck_assert_int_eq(mtbal_add_input(inner, y), MTBAL_OK);
+    ck_assert_ptr_eq(mtbal_value_find(m->graph, "x"), x);
+    ck_assert_ptr_eq(mtbal_value_find(inner, "x"), x);
+    ck_assert_ptr_eq(mtbal_value_find(inner, "y"), y);
+    ck_assert_ptr_null(mtbal_value_find(m->graph, "y"));
+    ck_assert_ptr_null(mtbal_value_find(m->graph, "nothing"));
+    ck_assert_int_eq(mtbal_value_rename(x, mtbal_intern(m->arena, "z")), MTBAL_OK);
+    ck_assert_ptr_null(mtbal_value_find(m->graph, "x"));
+    ck_assert_ptr_eq(mtbal_value_find(m->graph, "z"), x);
+    mtbal_graph *other = mtbal_graph_new(m, NULL, "body"); /* a function's has its own names */
+    mtbal_value *z = mtbal_value_new(other, "z");
+    ck_assert_int_eq(mtbal_add_input(other, z), MTBAL_OK);
+    ck_assert_ptr_eq(mtbal_value_find(m->graph, "z"), x);
+    ck_assert_ptr_eq(mtbal_value_find(other, "z"), z);
+    mtbal_remove_input(m->graph, x);
+    ck_assert_ptr_null(mtbal_value_find(m->graph, "z"));
+    mtbal_model_free(m);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("graph");
     TCase *tests = tcase_create("graph");
     tcase_add_test(tests, test_arena);
     tcase_add_test(tests, test_intern);
+    tcase_add_test(tests, test_map);
+    tcase_add_test(tests, test_find);
     tcase_add_test(tests, test_products);
     tcase_add_test(tests, test_diag);
     tcase_add_test(tests, test_half);
