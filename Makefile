@@ -45,18 +45,20 @@ TEST_X  := $(TESTS:tests/%.c=$(BUILD)/tests/%)
 LIB     := $(BUILD)/libmtbal.a
 PROTO   ?= /usr/include/onnx/onnx.proto
 
-.PHONY: all clean deps demo web test test-run strict sanitize valgrind fuzz conformance test-ort test-examples test-torch test-opinfo test-networks bench bench-flops bench-scale bench-balance format test-emit test-cross bench-emit
+.PHONY: all clean deps demo web test test-run strict sanitize valgrind fuzz conformance test-ort test-examples \
+        test-torch test-opinfo test-networks bench bench-flops bench-scale bench-balance format test-emit test-cross \
+        bench-emit
 all: $(TOOLS)
 
 # ---------------------------------------------------------------- what a fresh Debian machine needs
 PACKAGES := gcc libc6-dev make pkg-config libprotobuf-c-dev protobuf-c-compiler protobuf-compiler \
             libonnx-dev libonnx-testdata check zlib1g-dev
-SUDO     := $(shell [ `id -u` = 0 ] || echo sudo)
-# $(call install,PACKAGES): those of them that are missing, from Debian
+# $(call install,PACKAGES): those of them that are missing, from Debian, as root only. Anybody else is told what to do.
 install   = @missing=; for p in $(1); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
-            [ -z "$$missing" ] || { echo "installing$$missing"; $(SUDO) apt-get update -qq && \
-            $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-            $$missing >/dev/null; }
+            [ -z "$$missing" ] || if [ `id -u` = 0 ]; then echo "installing$$missing"; apt-get update -qq && \
+            DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+            else echo "These Debian packages are missing:$$missing"; \
+            echo "Install them: sudo make deps, or: sudo apt-get install$$missing"; exit 1; fi
 deps:
 	$(call install,$(PACKAGES))
 

@@ -168,31 +168,29 @@ static bool read_number(const char *text, double *x)
     return end != text && !*end;
 }
 
-/* weight=NAME of an initializer, or numbers with colons between. */
+/* weight=NAME of an initializer, or numbers with colons between: as many as the text has. */
 static mtbal_status read_weight(mtbal_context *c, loss_spec *l, const char *text)
 {
     mtbal_builder b;
-    double numbers[1024];
-    int64_t n = 0;
+    int64_t n = 1;
     l->weight = mtbal_value_find(c->graph, text);
     if (l->weight)
         return MTBAL_OK;
-    for (const char *p = text; n < 1024;) {
+    for (const char *p = text; *p; p++)
+        n += *p == ':';
+    mtbal_pass_builder(c, &b, "mtbal/head/", "loss", l->pair->name);
+    mtbal_tensor *t = mtbal_tensor_new(c->model, l->pred->type.dtype, 1, &n, NULL);
+    const char *p = text;
+    for (int64_t i = 0; t && i < n; i++) {
         char *end;
-        numbers[n++] = strtod(p, &end);
-        if (end == p || (*end && *end != ':'))
+        mtbal_tensor_set_f64(t, i, strtod(p, &end));
+        if (end == p || *end != (i + 1 < n ? ':' : 0))
             return bad_spec(c, l->pair,
                             "weight= takes numbers with colons between, or an "
                             "initializer: there is no ",
                             text);
-        if (!*end)
-            break;
         p = end + 1;
     }
-    mtbal_pass_builder(c, &b, "mtbal/head/", "loss", l->pair->name);
-    mtbal_tensor *t = mtbal_tensor_new(c->model, l->pred->type.dtype, 1, &n, NULL);
-    for (int64_t i = 0; t && i < n; i++)
-        mtbal_tensor_set_f64(t, i, numbers[i]);
     l->weight = mtbal_const_tensor(&b, t);
     return b.status;
 }
