@@ -134,17 +134,30 @@ static bool floats(const fit *f, int from, int to, int nout)
 
 /* ------------------------------------------------------------------ element by element */
 
-FITS(unary)
+/* One result per element, of any type: unary, cast, dropout. */
+static bool elementwise(const fit *f)
 {
     return has_inputs(f, 0, 0) && has_outputs(f, 0, 0) && same_count(in(f, 0), out(f, 0));
+}
+
+/* Floats give floats of their type, or bool; integers no floats. */
+static bool typed_as(operand x, operand y)
+{
+    return y.dtype == RT_BOOL || (is_float(x) ? same_type(x, y) : !is_float(y));
+}
+
+FITS(unary)
+{
+    return elementwise(f) && typed_as(in(f, 0), out(f, 0));
 }
 
 FITS(binary)
 {
     ATTR(binary);
-    bool alike = in(f, 0).dtype == in(f, 1).dtype || a->op == RT_BINARY_pow;
-    return alike && has_inputs(f, 0, 1) && has_outputs(f, 0, 0) &&
-           broadcasts(in(f, 0), out(f, 0)) && broadcasts(in(f, 1), out(f, 0));
+    operand x = in(f, 0), y = out(f, 0);
+    bool mixed = x.dtype != in(f, 1).dtype;
+    return has_inputs(f, 0, 1) && has_outputs(f, 0, 0) && (!mixed || a->op == RT_BINARY_pow) &&
+           typed_as(x, y) && broadcasts(x, y) && broadcasts(in(f, 1), y);
 }
 
 FITS(where)
@@ -168,12 +181,12 @@ FITS(chain)
 
 FITS(cast)
 {
-    return fits_unary(f);
+    return elementwise(f);
 }
 
 FITS(dropout)
 {
-    return fits_unary(f) && has_count(in(f, 1), 1) && has_count(in(f, 2), 1) &&
+    return elementwise(f) && has_count(in(f, 1), 1) && has_count(in(f, 2), 1) &&
            (!given(in(f, 2)) || in(f, 2).dtype == RT_BOOL) && same_count(out(f, 1), out(f, 0)) &&
            (!given(out(f, 1)) || out(f, 1).dtype == RT_BOOL);
 }
@@ -235,7 +248,7 @@ FITS(range)
 
 FITS(trilu)
 {
-    return fits_unary(f) && out(f, 0).rank >= 2 && same_type(in(f, 0), out(f, 0));
+    return elementwise(f) && out(f, 0).rank >= 2 && same_type(in(f, 0), out(f, 0));
 }
 
 FITS(eye)
@@ -246,7 +259,7 @@ FITS(eye)
 FITS(cum_sum)
 {
     ATTR(cum_sum);
-    return fits_unary(f) && same_type(in(f, 0), out(f, 0)) && is_axis(out(f, 0), a->axis);
+    return elementwise(f) && same_type(in(f, 0), out(f, 0)) && is_axis(out(f, 0), a->axis);
 }
 
 FITS(cum_prod)
@@ -271,7 +284,7 @@ FITS(reverse_sequence)
 {
     ATTR(reverse_sequence);
     operand y = out(f, 0);
-    return fits_unary(f) && has_inputs(f, 1, 1) && y.rank >= 2 &&
+    return elementwise(f) && has_inputs(f, 1, 1) && y.rank >= 2 &&
            a->time_axis + a->batch_axis == 1 && a->time_axis >= 0 && a->batch_axis >= 0 &&
            same_type(in(f, 0), y) && has_count(in(f, 1), y.dims[a->batch_axis]);
 }
@@ -525,7 +538,7 @@ FITS(resize_axis_grad)
 FITS(softmax)
 {
     ATTR(softmax);
-    return fits_unary(f) && floats(f, 0, 1, 1) && is_axis(in(f, 0), a->axis);
+    return elementwise(f) && floats(f, 0, 1, 1) && is_axis(in(f, 0), a->axis);
 }
 
 FITS(softmax_grad)

@@ -334,9 +334,9 @@ static bool concat(folding *f)
     int64_t outer = span(&f->out, 0, (int)axis), block = span(&f->out, (int)axis, f->out.rank);
     for (int i = 0; i < f->nin; i++) {
         int64_t part = span(&f->in[i], (int)axis, f->in[i].rank);
-        if (part * outer != f->in[i].count)
+        if (part * outer != f->in[i].count || (part && !f->in[i].x))
             return false;
-        for (int64_t o = 0; o < outer; o++)
+        for (int64_t o = 0; o < outer && part; o++)
             memcpy(f->out.x + o * block + done, f->in[i].x + o * part,
                    (size_t)part * sizeof *f->out.x);
         done += part;

@@ -149,6 +149,8 @@ RULE(slice)
     mtbal_value *x = g->x[0], *dy = g->dy[0];
     const mtbal_value *axes = g->nx > 3 ? g->x[3] : NULL, *starts = g->nx > 1 ? g->x[1] : NULL;
     int rank = x->type.rank;
+    if (g->nx < 3 || !g->x[1] || !g->x[2])
+        return rule_unsupported(g, "a Slice without starts or ends");
     int64_t count = axes && axes->tensor               ? axes->tensor->count
                     : starts && starts->tensor         ? starts->tensor->count
                     : starts && starts->type.rank == 1 ? starts->type.dims[0].size

@@ -27,7 +27,7 @@ void rt_matmul(const rt_env *env, const void *attr, const rt_tensor *in, const r
         m *= batch;
         batch = 1;
     }
-    for (int64_t i = 0; i < batch; i++) {
+    for (int64_t i = 0; i < batch && m && n; i++) {
         int64_t ia = 0, ib = 0, rest = i, step_a = 1, step_b = 1;
         for (int d = r - 3; d >= 0; d--) {
             int64_t x = rest % y->dims[d];
