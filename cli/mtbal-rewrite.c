@@ -21,13 +21,13 @@ typedef struct args {
 
 static args a;
 
+static char loss_help[300]; /* with the kinds of passes/losses.c */
+
 static const cli_option options[] = {
     {"task", 0, CLI_PAIRS, &a.tasks, "NAME=OUTPUT",
      "name a task and its scalar loss output (repeatable; default:\nevery float output with one "
      "element is a task)"},
-    {"loss", 0, CLI_PAIRS, &a.losses, "NAME=KIND:PRED,LABEL",
-     "add a loss to a head: cross-entropy, bce-logits, mse, l1,\nhuber, nll, cosine, kl "
-     "(repeatable)"},
+    {"loss", 0, CLI_PAIRS, &a.losses, "NAME=KIND:PRED,LABEL", loss_help},
     {"train", 0, CLI_TEXTS, &a.train, "GLOB",
      "exactly the float initializers that match are parameters\n(repeatable)"},
     {"freeze", 0, CLI_TEXTS, &a.freeze, "GLOB", "these are not (repeatable)"},
@@ -355,5 +355,8 @@ static mtbal_status work(const char *const *operands, mtbal_arena *arena, mtbal_
 
 int main(int argc, char **argv)
 {
+    char kinds[200];
+    mtbal_loss_kinds(kinds, sizeof kinds);
+    snprintf(loss_help, sizeof loss_help, "add a loss to a head (repeatable):\n%s", kinds);
     return cli_main(&command, argc, argv, work);
 }

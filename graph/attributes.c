@@ -273,3 +273,9 @@ mtbal_status graph_check_known(const mtbal_node *node, const mtbal_function *fun
     MTBAL_TRY(check_version(node, opset, diag));
     return graph_check_attributes(node, opset, diag);
 }
+
+bool mtbal_node_known_at(const mtbal_node *node, int64_t opset)
+{
+    return node->opcode < 0 || (strtoll(mtbal_ops[node->opcode].versions, NULL, 10) <= opset &&
+                                graph_check_attributes(node, opset, NULL) == MTBAL_OK);
+}

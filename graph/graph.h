@@ -403,8 +403,7 @@ void mtbal_node_remove(mtbal_node *node); /* its outputs must be unused */
 void mtbal_node_move(mtbal_node *node, mtbal_node *before);
 /* To the end of another graph, with what it defines. */
 void mtbal_node_transfer(mtbal_node *node, mtbal_graph *into);
-bool mtbal_node_is(const mtbal_node *node, int opcode);           /* MTBAL_OP_... */
-bool mtbal_node_is_named(const mtbal_node *node, const char *op); /* of the default domain */
+bool mtbal_node_is(const mtbal_node *node, int opcode); /* MTBAL_OP_... */
 mtbal_status mtbal_node_set_op(mtbal_node *node, const char *domain,
                                const char *op); /* keeps opcode right */
 /* "node NAME (Op)" for messages, in `text`, which it returns; a node without a name goes by its
@@ -647,6 +646,8 @@ typedef struct mtbal_op {
 extern const mtbal_op mtbal_ops[MTBAL_NOPS];
 int mtbal_opcode(const char *domain, const char *name); /* -1 when not in the list */
 bool mtbal_node_has(const mtbal_node *node, unsigned flag);
+/* Whether the operator and the node's attributes are there in this opset of its domain. */
+bool mtbal_node_known_at(const mtbal_node *node, int64_t opset);
 /* Marks of the operands column: a bit each, operands from 32 on have that of the last. */
 unsigned mtbal_op_settings(int opcode); /* carry no gradient: they say how the operator works */
 /* Where a constant is a weight; with `one`, also where it is a single number. */

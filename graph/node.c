@@ -109,11 +109,6 @@ bool mtbal_node_is(const mtbal_node *node, int opcode)
     return node->opcode == opcode;
 }
 
-bool mtbal_node_is_named(const mtbal_node *node, const char *op)
-{
-    return !*node->domain && !strcmp(node->op, op);
-}
-
 mtbal_status mtbal_node_set_op(mtbal_node *node, const char *domain, const char *op)
 {
     domain = mtbal_intern(node->graph->model->arena, domain);

@@ -49,11 +49,11 @@ static bool used_once(lowering *l, const mtbal_value *v)
     return p && p->uses == 1;
 }
 
-/* The node that makes input i, when it is `op` (NULL: any) in this graph. */
-static mtbal_node *maker(const mtbal_node *node, int i, const char *op)
+/* The node that makes input i, when it is `op` in this graph. */
+static mtbal_node *maker(const mtbal_node *node, int i, int op)
 {
     mtbal_node *def = op_given(node, i) ? node->in[i]->def : NULL;
-    return def && def->graph == node->graph && mtbal_node_is_named(def, op) ? def : NULL;
+    return def && def->graph == node->graph && mtbal_node_is(def, op) ? def : NULL;
 }
 
 static bool is_float(const mtbal_value *v)
@@ -82,7 +82,7 @@ static bool swaps_last(const mtbal_node *t)
 static mtbal_status take_transpose(mtbal_node *node, int i)
 {
     static const char *const names[2] = {"transA", "transB"};
-    const mtbal_node *t = maker(node, i, "Transpose");
+    const mtbal_node *t = maker(node, i, MTBAL_OP_transpose);
     if (!t || !swaps_last(t))
         return MTBAL_OK;
     node->in[i] = t->in[0];
@@ -94,7 +94,7 @@ static mtbal_status take_transpose(mtbal_node *node, int i)
 static mtbal_status take_bias(lowering *l, mtbal_node *add)
 {
     for (int i = 0; i < 2; i++) {
-        mtbal_node *mm = maker(add, i, "MatMul");
+        mtbal_node *mm = maker(add, i, MTBAL_OP_mat_mul);
         mtbal_value *row = add->nin == 2 ? add->in[1 - i] : NULL;
         if (!mm || !row || !used_once(l, mm->out[0]) || mm->nin != 2 || !is_float(row) ||
             mm->in[1]->type.rank != 2 || mm->in[0]->type.rank < 2 ||
@@ -116,8 +116,8 @@ static mtbal_status take_bias(lowering *l, mtbal_node *add)
 
 static mtbal_status take_relu(lowering *l, mtbal_node *relu)
 {
-    mtbal_node *def = maker(relu, 0, "Gemm");
-    if (!def && (def = maker(relu, 0, "MatMul")) && def->nin < 3)
+    mtbal_node *def = maker(relu, 0, MTBAL_OP_gemm);
+    if (!def && (def = maker(relu, 0, MTBAL_OP_mat_mul)) && def->nin < 3)
         def = NULL;
     if (!def || !is_float(def->out[0]) || !used_once(l, def->out[0]) ||
         mtbal_attr_i(def, "relu", 0))
@@ -139,7 +139,7 @@ static bool is_zero(lowering *l, const mtbal_value *v)
 /* w == 0 ? 0 : g, where it is: g. NULL: the node is none, or more than that. */
 static mtbal_value *guarded_by(lowering *l, const mtbal_node *where, const mtbal_value *w)
 {
-    const mtbal_node *equal = where ? maker(where, 0, "Equal") : NULL;
+    const mtbal_node *equal = where ? maker(where, 0, MTBAL_OP_equal) : NULL;
     if (!equal || where->nin != 3 || !where->in[2] || !used_once(l, where->out[0]) ||
         !is_zero(l, where->in[1]))
         return NULL;
@@ -154,12 +154,12 @@ static mtbal_value *guarded_by(lowering *l, const mtbal_node *where, const mtbal
 static mtbal_status take_weight(lowering *l, mtbal_node *update)
 {
     enum { MOST = 12 };
-    const mtbal_node *mul = maker(update, 1, "Mul");
+    const mtbal_node *mul = maker(update, 1, MTBAL_OP_mul);
     if (!mul || mul->nin != 2 || update->nin >= MOST || !used_once(l, mul->out[0]) ||
         !is_float(mul->out[0]))
         return MTBAL_OK;
     for (int i = 0; i < 2; i++) {
-        mtbal_value *w = mul->in[1 - i], *g = guarded_by(l, maker(mul, i, "Where"), w);
+        mtbal_value *w = mul->in[1 - i], *g = guarded_by(l, maker(mul, i, MTBAL_OP_where), w);
         if (!g || w->type.rank != 0 || !mtbal_shape_equal(&g->type, &mul->out[0]->type))
             continue;
         mtbal_value *in[MOST];

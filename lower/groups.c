@@ -22,8 +22,8 @@ typedef struct chain_builder { /* the code of a group, as the kernel wants it */
 /* Adam's is faster as a kernel of its own. */
 static bool is_update(const mtbal_node *node)
 {
-    return !strcmp(node->domain, "mtbal") &&
-           (!strcmp(node->op, "SGDUpdate") || !strcmp(node->op, "MomentumUpdate"));
+    return mtbal_node_is(node, MTBAL_OP_sgd_update) ||
+           mtbal_node_is(node, MTBAL_OP_momentum_update);
 }
 
 static bool known_op(const mtbal_node *node)
@@ -153,7 +153,7 @@ static void set_result(chain_builder *c, const mtbal_value *v, int index)
 /* p - lr g; or through the momentum m' = mu m + g. */
 static void momentum_code(chain_builder *c, const mtbal_node *node)
 {
-    bool plain = !strcmp(node->op, "SGDUpdate");
+    bool plain = mtbal_node_is(node, MTBAL_OP_sgd_update);
     int p = operand_of(c, node, 0), g = operand_of(c, node, 1);
     int lr = operand_of(c, node, plain ? 2 : 3), step = g;
     if (!plain) {

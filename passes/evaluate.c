@@ -99,18 +99,18 @@ BINARY(either, true, a || b)
 BINARY(one_of, true, !a != !b)
 
 static const struct binary_op {
-    const char *op;
+    int op;
     binary *f;
     bool to_bool;
 } binaries[] = {
-    {"Add", add, false},   {"Sub", sub, false},
-    {"Mul", mul, false},   {"Div", divide, false},
-    {"Mod", mod, false},   {"Min", least, false},
-    {"Max", most, false},  {"Equal", equal, true},
-    {"Less", less, true},  {"Greater", greater, true},
-    {"And", both, true},   {"LessOrEqual", less_or_equal, true},
-    {"Or", either, true},  {"GreaterOrEqual", greater_or_equal, true},
-    {"Xor", one_of, true},
+    {MTBAL_OP_add, add, false},   {MTBAL_OP_sub, sub, false},
+    {MTBAL_OP_mul, mul, false},   {MTBAL_OP_div, divide, false},
+    {MTBAL_OP_mod, mod, false},   {MTBAL_OP_min, least, false},
+    {MTBAL_OP_max, most, false},  {MTBAL_OP_equal, equal, true},
+    {MTBAL_OP_less, less, true},  {MTBAL_OP_greater, greater, true},
+    {MTBAL_OP_and, both, true},   {MTBAL_OP_less_or_equal, less_or_equal, true},
+    {MTBAL_OP_or, either, true},  {MTBAL_OP_greater_or_equal, greater_or_equal, true},
+    {MTBAL_OP_xor, one_of, true},
 };
 
 static bool broadcast_dims(const ints *a, const ints *b, int *rank, int64_t *dims)
@@ -433,11 +433,11 @@ static bool range(folding *f)
 /* Over all axes. */
 static bool reduce(folding *f)
 {
-    const char *op = f->node->op + strlen("Reduce");
-    binary *with = !strcmp(op, "Prod")  ? mul
-                   : !strcmp(op, "Sum") ? add
-                   : !strcmp(op, "Min") ? least
-                                        : most;
+    int op = f->node->opcode;
+    binary *with = op == MTBAL_OP_reduce_prod  ? mul
+                   : op == MTBAL_OP_reduce_sum ? add
+                   : op == MTBAL_OP_reduce_min ? least
+                                               : most;
     const int64_t *axes;
     int64_t dims[MAX_RANK] = {1, 1, 1, 1, 1, 1, 1, 1};
     int n = mtbal_attr_ints(f->node, "axes", &axes);
@@ -455,31 +455,31 @@ static bool reduce(folding *f)
 /* ------------------------------------------------------------------ the walk */
 
 static const struct evaluator {
-    const char *op;
+    int op;
     int least; /* operands that must be known */
     bool (*run)(folding *);
 } evaluators[] = {
-    {"Shape", 0, shape},       {"Size", 0, size},
-    {"Gather", 2, gather},     {"Concat", 1, concat},
-    {"Unsqueeze", 1, reshape}, {"Squeeze", 1, reshape},
-    {"Reshape", 1, reshape},   {"Flatten", 1, reshape},
-    {"Identity", 1, reshape},  {"Slice", 3, slice},
-    {"Cast", 1, unary},        {"Neg", 1, unary},
-    {"Abs", 1, unary},         {"Not", 1, unary},
-    {"Where", 3, where},       {"Transpose", 1, transpose},
-    {"Expand", 2, expand},     {"ConstantOfShape", 1, constant_of_shape},
-    {"Range", 3, range},       {"ReduceProd", 1, reduce},
-    {"ReduceSum", 1, reduce},  {"ReduceMin", 1, reduce},
-    {"ReduceMax", 1, reduce},
+    {MTBAL_OP_shape, 0, shape},       {MTBAL_OP_size, 0, size},
+    {MTBAL_OP_gather, 2, gather},     {MTBAL_OP_concat, 1, concat},
+    {MTBAL_OP_unsqueeze, 1, reshape}, {MTBAL_OP_squeeze, 1, reshape},
+    {MTBAL_OP_reshape, 1, reshape},   {MTBAL_OP_flatten, 1, reshape},
+    {MTBAL_OP_identity, 1, reshape},  {MTBAL_OP_slice, 3, slice},
+    {MTBAL_OP_cast, 1, unary},        {MTBAL_OP_neg, 1, unary},
+    {MTBAL_OP_abs, 1, unary},         {MTBAL_OP_not, 1, unary},
+    {MTBAL_OP_where, 3, where},       {MTBAL_OP_transpose, 1, transpose},
+    {MTBAL_OP_expand, 2, expand},     {MTBAL_OP_constant_of_shape, 1, constant_of_shape},
+    {MTBAL_OP_range, 3, range},       {MTBAL_OP_reduce_prod, 1, reduce},
+    {MTBAL_OP_reduce_sum, 1, reduce}, {MTBAL_OP_reduce_min, 1, reduce},
+    {MTBAL_OP_reduce_max, 1, reduce},
 };
 
-static bool is_known_op(const char *op)
+static bool is_known_op(int op)
 {
     for (size_t i = 0; i < sizeof evaluators / sizeof *evaluators; i++)
-        if (!strcmp(op, evaluators[i].op))
+        if (op == evaluators[i].op)
             return true;
     for (size_t i = 0; i < sizeof binaries / sizeof *binaries; i++)
-        if (!strcmp(op, binaries[i].op))
+        if (op == binaries[i].op)
             return true;
     return false;
 }
@@ -490,11 +490,11 @@ bool mtbal_evaluate(mtbal_evaluation *f)
     int known = 0;
     if (read_content(f, node->out[0], &f->out))
         return true;
-    if (node->nin > EVALUATE_MAX_OPERANDS || !is_known_op(node->op))
+    if (node->nin > EVALUATE_MAX_OPERANDS || !is_known_op(node->opcode))
         return false;
     f->nin = node->nin;
     for (size_t i = 0; i < sizeof evaluators / sizeof *evaluators; i++)
-        if (!strcmp(node->op, evaluators[i].op) && evaluators[i].least == 0)
+        if (node->opcode == evaluators[i].op && evaluators[i].least == 0)
             return node->nin == 1 && node->in[0] && evaluators[i].run(f);
     for (int i = 0; i < node->nin; i++) {
         f->in[i].x = NULL;
@@ -503,10 +503,10 @@ bool mtbal_evaluate(mtbal_evaluation *f)
         known += i == known && node->in[i];
     }
     for (size_t i = 0; i < sizeof evaluators / sizeof *evaluators; i++)
-        if (!strcmp(node->op, evaluators[i].op))
+        if (node->opcode == evaluators[i].op)
             return known >= evaluators[i].least && evaluators[i].run(f);
     for (size_t i = 0; i < sizeof binaries / sizeof *binaries; i++)
-        if (!strcmp(node->op, binaries[i].op))
+        if (node->opcode == binaries[i].op)
             return fold_binary(f, &binaries[i]);
     return false;
 }

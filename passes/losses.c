@@ -9,9 +9,9 @@
 typedef struct loss_spec loss_spec;
 typedef struct loss_kind {
     const char *name;
-    unsigned options;   /* that it takes: OPTION_... */
-    const char *undoes; /* operator that this loss has within itself: its operand is taken */
-    bool classes;       /* labels are class numbers */
+    unsigned options; /* that it takes: OPTION_... */
+    int undoes;       /* operator that this loss has within itself: its operand is taken */
+    bool classes;     /* labels are class numbers */
     mtbal_value *(*emit)(mtbal_builder *b, const loss_spec *l);
 } loss_kind;
 
@@ -31,10 +31,14 @@ struct loss_spec {
 static mtbal_status bad_spec(mtbal_context *c, const mtbal_pair *p, const char *why,
                              const char *name)
 {
-    return mtbal_fail(c->diag, MTBAL_USAGE, c->model->path,
-                      "--loss NAME=KIND:PRED,LABEL[,ignore_index=N][,weight=W:W..][,delta=D][,axis="
-                      "N]; KIND: cross-entropy, bce-logits, mse, l1, huber, nll, cosine, kl",
-                      "--loss %s=%s: %s%s", p->name, p->value, why, name);
+    char list[200], hint[400];
+    mtbal_loss_kinds(list, sizeof list);
+    snprintf(
+        hint, sizeof hint,
+        "--loss NAME=KIND:PRED,LABEL[,ignore_index=N][,weight=W:W..][,delta=D][,axis=N]; KIND: %s",
+        list);
+    return mtbal_fail(c->diag, MTBAL_USAGE, c->model->path, hint, "--loss %s=%s: %s%s", p->name,
+                      p->value, why, name);
 }
 
 /* ------------------------------------------------------------------ the kinds */
@@ -149,15 +153,23 @@ static mtbal_value *kl(mtbal_builder *b, const loss_spec *l)
 }
 
 static const loss_kind kinds[] = {
-    {"cross-entropy", OPTION_IGNORE | OPTION_WEIGHT | OPTION_AXIS, "Softmax", true, cross_entropy},
-    {"nll", OPTION_IGNORE | OPTION_WEIGHT | OPTION_AXIS, NULL, true, nll},
-    {"bce-logits", OPTION_WEIGHT, "Sigmoid", false, bce_logits},
-    {"mse", 0, NULL, false, mse},
-    {"l1", 0, NULL, false, l1},
-    {"huber", OPTION_DELTA, NULL, false, huber},
-    {"cosine", OPTION_AXIS, NULL, false, cosine},
-    {"kl", 0, NULL, false, kl},
+    {"cross-entropy", OPTION_IGNORE | OPTION_WEIGHT | OPTION_AXIS, MTBAL_OP_softmax, true,
+     cross_entropy},
+    {"nll", OPTION_IGNORE | OPTION_WEIGHT | OPTION_AXIS, -1, true, nll},
+    {"bce-logits", OPTION_WEIGHT, MTBAL_OP_sigmoid, false, bce_logits},
+    {"mse", 0, -1, false, mse},
+    {"l1", 0, -1, false, l1},
+    {"huber", OPTION_DELTA, -1, false, huber},
+    {"cosine", OPTION_AXIS, -1, false, cosine},
+    {"kl", 0, -1, false, kl},
 };
+
+void mtbal_loss_kinds(char *text, size_t size)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds && n < size; i++)
+        n += (size_t)snprintf(text + n, size - n, "%s%s", i ? ", " : "", kinds[i].name);
+}
 
 /* ------------------------------------------------------------------ reading */
 
@@ -278,7 +290,7 @@ static mtbal_status read_spec(mtbal_context *c, const mtbal_pair *pair, loss_spe
 static mtbal_status undo(mtbal_context *c, loss_spec *l)
 {
     const mtbal_node *def = l->pred->def;
-    if (!l->kind->undoes || !def || !mtbal_node_is_named(def, l->kind->undoes))
+    if (l->kind->undoes < 0 || !def || !mtbal_node_is(def, l->kind->undoes))
         return MTBAL_OK;
     MTBAL_TRY(mtbal_notice_add(
         c, MTBAL_NOTE, "--loss %s: %s comes out of %s; the loss is taken from its operand %s",
@@ -389,11 +401,13 @@ static const char *guess_kind(const mtbal_value *v)
     static const char *const classes[] = {"logit", "class", "cls", "seg", "prob", "label", NULL},
                              *const amounts[] = {"reg", "depth", "box", "score", "value", NULL};
     static const struct producer {
-        const char *op, *kind;
-    } producers[] = {
-        {"Softmax", "cross-entropy"}, {"LogSoftmax", "nll"}, {"Sigmoid", "bce-logits"}};
+        int op;
+        const char *kind;
+    } producers[] = {{MTBAL_OP_softmax, "cross-entropy"},
+                     {MTBAL_OP_log_softmax, "nll"},
+                     {MTBAL_OP_sigmoid, "bce-logits"}};
     for (size_t i = 0; i < sizeof producers / sizeof *producers; i++)
-        if (v->def && mtbal_node_is_named(v->def, producers[i].op))
+        if (v->def && mtbal_node_is(v->def, producers[i].op))
             return producers[i].kind;
     int64_t width = v->type.rank > 1 ? v->type.dims[1].size : 1;
     if (width > 1 && mentions(v->name, classes))

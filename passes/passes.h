@@ -281,4 +281,7 @@ typedef struct mtbal_sweep {
 } mtbal_sweep;
 mtbal_status mtbal_differentiate(mtbal_sweep *sweep);
 
+/* losses.c: the names of --loss, with commas between. */
+void mtbal_loss_kinds(char *text, size_t size);
+
 #endif

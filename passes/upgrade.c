@@ -251,29 +251,29 @@ static mtbal_status roi_align(upgrade *u, mtbal_node *node)
 }
 
 static const struct converter {
-    const char *op;
+    int op;
     int64_t below; /* for nodes of an opset below this */
     mtbal_status (*convert)(upgrade *, mtbal_node *);
 } converters[] = {
-    {"Squeeze", 13, axes_to_input},
-    {"Unsqueeze", 13, axes_to_input},
-    {"ReduceSum", 13, axes_to_input},
-    {"Split", 13, split_to_input},
-    {"Softmax", 13, softmax},
-    {"LogSoftmax", 13, softmax},
-    {"Hardmax", 13, softmax},
-    {"Clip", 11, clip},
-    {"Pad", 11, pad},
-    {"Slice", 10, slice},
-    {"TopK", 10, top_k},
-    {"Dropout", 12, dropout},
-    {"Upsample", 10, resize},
-    {"Resize", 11, resize},
-    {"Resize", 13, resize_11},
-    {"Scatter", 17, scatter},
-    {"Scan", 9, scan},
-    {"BatchNormalization", 14, batch_norm},
-    {"RoiAlign", 16, roi_align},
+    {MTBAL_OP_squeeze, 13, axes_to_input},
+    {MTBAL_OP_unsqueeze, 13, axes_to_input},
+    {MTBAL_OP_reduce_sum, 13, axes_to_input},
+    {MTBAL_OP_split, 13, split_to_input},
+    {MTBAL_OP_softmax, 13, softmax},
+    {MTBAL_OP_log_softmax, 13, softmax},
+    {MTBAL_OP_hardmax, 13, softmax},
+    {MTBAL_OP_clip, 11, clip},
+    {MTBAL_OP_pad, 11, pad},
+    {MTBAL_OP_slice, 10, slice},
+    {MTBAL_OP_top_k, 10, top_k},
+    {MTBAL_OP_dropout, 12, dropout},
+    {MTBAL_OP_upsample, 10, resize},
+    {MTBAL_OP_resize, 11, resize},
+    {MTBAL_OP_resize, 13, resize_11},
+    {MTBAL_OP_scatter, 17, scatter},
+    {MTBAL_OP_scan, 9, scan},
+    {MTBAL_OP_batch_normalization, 14, batch_norm},
+    {MTBAL_OP_roi_align, 16, roi_align},
 };
 
 static mtbal_status convert(mtbal_node *node, void *context)
@@ -281,7 +281,7 @@ static mtbal_status convert(mtbal_node *node, void *context)
     upgrade *u = context;
     mtbal_status status = MTBAL_OK;
     for (size_t i = 0; i < sizeof converters / sizeof *converters; i++)
-        if (u->from < converters[i].below && mtbal_node_is_named(node, converters[i].op)) {
+        if (u->from < converters[i].below && mtbal_node_is(node, converters[i].op)) {
             status = converters[i].convert(u, node);
             break;
         }

@@ -107,22 +107,22 @@ static mtbal_dim either(mtbal_model *model, mtbal_dim a, mtbal_dim b)
 mtbal_status shape_fold(mtbal_infer *s)
 {
     static const struct {
-        const char *op;
+        int op;
         mtbal_dim (*fold)(mtbal_model *, mtbal_dim, mtbal_dim);
-    } folds[] = {{"Add", mtbal_dim_add},
-                 {"Sub", mtbal_dim_sub},
-                 {"Mul", mtbal_dim_mul},
-                 {"Div", divide},
-                 {"Mod", modulo},
-                 {"Max", maximum},
-                 {"Min", minimum},
-                 {"Equal", equal},
-                 {"Less", less},
-                 {"Greater", greater},
-                 {"LessOrEqual", less_or_equal},
-                 {"GreaterOrEqual", greater_or_equal},
-                 {"And", both},
-                 {"Or", either}};
+    } folds[] = {{MTBAL_OP_add, mtbal_dim_add},
+                 {MTBAL_OP_sub, mtbal_dim_sub},
+                 {MTBAL_OP_mul, mtbal_dim_mul},
+                 {MTBAL_OP_div, divide},
+                 {MTBAL_OP_mod, modulo},
+                 {MTBAL_OP_max, maximum},
+                 {MTBAL_OP_min, minimum},
+                 {MTBAL_OP_equal, equal},
+                 {MTBAL_OP_less, less},
+                 {MTBAL_OP_greater, greater},
+                 {MTBAL_OP_less_or_equal, less_or_equal},
+                 {MTBAL_OP_greater_or_equal, greater_or_equal},
+                 {MTBAL_OP_and, both},
+                 {MTBAL_OP_or, either}};
     const mtbal_dim *a, *b;
     mtbal_dim result[SHAPE_MAX_CONTENT];
     int na = shape_content(s, 0, &a), nb = na < 0 ? -1 : shape_content(s, 1, &b);
@@ -130,7 +130,7 @@ mtbal_status shape_fold(mtbal_infer *s)
         return MTBAL_OK;
     int n = na == 1 ? nb : na;
     for (size_t f = 0; f < sizeof folds / sizeof *folds; f++)
-        if (!strcmp(s->node->op, folds[f].op)) {
+        if (mtbal_node_is(s->node, folds[f].op)) {
             for (int i = 0; i < n; i++)
                 result[i] = folds[f].fold(s->model, a[na == 1 ? 0 : i], b[nb == 1 ? 0 : i]);
             return shape_set_content(s, 0, n, result);

@@ -102,7 +102,7 @@ mtbal_status mtbal_shape_gradient(mtbal_infer *s)
  * X_n and states. */
 mtbal_status mtbal_shape_optimizer(mtbal_infer *s)
 {
-    int groups = strcmp(s->node->op, "Adam") ? 3 : 4, n = (s->node->nin - 2) / groups;
+    int groups = mtbal_node_is(s->node, MTBAL_OP_adam) ? 4 : 3, n = (s->node->nin - 2) / groups;
     for (int i = 0; i < s->node->nout && n > 0; i++)
         if (s->node->in[2 + i % n])
             give(s, i, &s->node->in[2 + i % n]->type);

@@ -34,7 +34,7 @@ mtbal_status lower_softmax_grad(lowering *l, mtbal_node *node)
     int axis;
     if (!op_axis(l, node, "axis", -1, dx.rank, &axis))
         return MTBAL_OK;
-    rt_softmax_grad_attr a = {.axis = axis, .log = !strcmp(node->op, "LogSoftmaxGrad")};
+    rt_softmax_grad_attr a = {.axis = axis, .log = mtbal_node_is(node, MTBAL_OP_log_softmax_grad)};
     op_call_n(l, RT_KERNEL_softmax_grad, &a, 2, in, 1, &dx);
     return MTBAL_OK;
 }
@@ -178,7 +178,8 @@ mtbal_status lower_class_loss_grad(lowering *l, mtbal_node *node)
     rt_class_loss_grad_attr a = {.reduction = reduction_of(node),
                                  .ignores = mtbal_attr_find(node, "ignore_index") != NULL,
                                  .ignore_index = mtbal_attr_i(node, "ignore_index", 0),
-                                 .cross_entropy = node->op[0] == 'S'};
+                                 .cross_entropy =
+                                     mtbal_node_is(node, MTBAL_OP_softmax_cross_entropy_loss_grad)};
     operand in[4], dx = op_out(l, node, 0);
     for (int i = 0; i < 4; i++)
         in[i] = op_in(l, node, i);
@@ -217,7 +218,7 @@ mtbal_status lower_momentum_update(lowering *l, mtbal_node *node)
 
 mtbal_status lower_adam_update(lowering *l, mtbal_node *node)
 {
-    rt_adam_update_attr a = {.decoupled = !strcmp(node->op, "AdamWUpdate")};
+    rt_adam_update_attr a = {.decoupled = mtbal_node_is(node, MTBAL_OP_adamw_update)};
     int own = a.decoupled ? 11 : 10;
     a.weighted = op_given(node, own); /* fuse.c */
     return update(l, node, RT_KERNEL_adam_update, &a, own + a.weighted, 3);
@@ -245,7 +246,8 @@ static int64_t next_seed(lowering *l, const mtbal_node *node)
 /* RandomNormal[Like], RandomUniform[Like] */
 mtbal_status lower_random(lowering *l, mtbal_node *node)
 {
-    bool normal = !strncmp(node->op, "RandomNormal", 12);
+    bool normal = mtbal_node_is(node, MTBAL_OP_random_normal) ||
+                  mtbal_node_is(node, MTBAL_OP_random_normal_like);
     rt_random_fill_attr a = {.seed = next_seed(l, node),
                              .normal = normal,
                              .a = mtbal_attr_f(node, normal ? "mean" : "low", 0),

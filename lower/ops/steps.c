@@ -4,13 +4,26 @@
 
 #include <string.h>
 
+static int32_t activation_code(const char *name, size_t length)
+{
+    static const struct {
+        const char *name;
+        int32_t code;
+    } codes[] = {{"Sigmoid", RT_UNARY_sigmoid}, {"Tanh", RT_UNARY_tanh}, {"Relu", RT_UNARY_relu}};
+    for (size_t i = 0; i < sizeof codes / sizeof *codes; i++)
+        if (strlen(codes[i].name) == length && !memcmp(codes[i].name, name, length))
+            return codes[i].code;
+    return RT_UNARY_relu; /* none: fewer activations than three */
+}
+
 /* Codes of the activations, from their names in one string. */
 static void set_activations(const mtbal_node *node, int32_t act[3])
 {
     const char *at = mtbal_attr_s(node, "activations", "");
     for (int i = 0; i < 3; i++) {
-        act[i] = *at == 'S' ? RT_UNARY_sigmoid : *at == 'T' ? RT_UNARY_tanh : RT_UNARY_relu;
-        at += strcspn(at, " ");
+        size_t length = strcspn(at, " ");
+        act[i] = activation_code(at, length);
+        at += length;
         at += *at == ' ';
     }
 }
