@@ -9,25 +9,20 @@
 static const char domain[] = "ai.onnx.preview.training";
 enum { OPSET = 17 /* of what is emitted, at least */, MOST_LOOKS = 10000000 };
 
-static const struct operator
+static mtbal_training_fn *operator_of(const mtbal_node *node)
 {
-    const char *name;
-    mtbal_training_fn *lower;
-}
-operators[] = {
-    {"Gradient", mtbal_training_gradient},
-    {"Adam", mtbal_training_adam},
-    {"Adagrad", mtbal_training_adagrad},
-    {"Momentum", mtbal_training_momentum},
-};
-
-static const struct operator* operator_of(const mtbal_node *node)
-{
-    if (!strcmp(node->domain, domain))
-        for (size_t i = 0; i < sizeof operators / sizeof *operators; i++)
-            if (!strcmp(operators[i].name, node->op))
-                return &operators[i];
-    return NULL;
+    switch (node->opcode) {
+    case MTBAL_OP_gradient:
+        return mtbal_training_gradient;
+    case MTBAL_OP_adam:
+        return mtbal_training_adam;
+    case MTBAL_OP_adagrad:
+        return mtbal_training_adagrad;
+    case MTBAL_OP_momentum:
+        return mtbal_training_momentum;
+    default:
+        return NULL;
+    }
 }
 
 mtbal_status mtbal_give_output(mtbal_builder *b, mtbal_node *node, int index, mtbal_value *value)
@@ -49,8 +44,7 @@ mtbal_status mtbal_give_output(mtbal_builder *b, mtbal_node *node, int index, mt
 
 static bool is_gradient(const mtbal_node *node)
 {
-    const struct operator* o = operator_of(node);
-    return o && o->lower == mtbal_training_gradient;
+    return mtbal_node_is(node, MTBAL_OP_gradient);
 }
 
 mtbal_status mtbal_named_operands(mtbal_graph *graph, mtbal_diag *diag)
@@ -121,14 +115,14 @@ static mtbal_status lower_nodes(mtbal_model *model, mtbal_diag *diag)
     mtbal_graph *graph = model->graph;
     MTBAL_TRY(check_amount(model, diag));
     for (mtbal_node *node = graph->first, *next; node; node = next) {
-        const struct operator* o = operator_of(node);
+        mtbal_training_fn *rule = operator_of(node);
         mtbal_builder b;
         next = node->next;
-        if (!o)
+        if (!rule)
             continue;
         mtbal_builder_init(&b, graph, node, diag);
         b.prefix = mtbal_arena_printf(model->arena, "%s/", *node->name ? node->name : node->op);
-        MTBAL_TRY(b.prefix ? o->lower(&b, node, &blockers) : mtbal_no_memory(diag));
+        MTBAL_TRY(b.prefix ? rule(&b, node, &blockers) : mtbal_no_memory(diag));
         MTBAL_TRY(b.status);
         mtbal_node_remove(node);
     }

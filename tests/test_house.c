@@ -53,6 +53,21 @@ static void check_include(const struct floor_rule *rule, const char *file, const
                   "%s/%s includes %s, against the floors", rule->folder, file, included);
 }
 
+/* A comparison of a node's `op`, which is a name of the file. */
+static bool compares_names(const char *line)
+{
+    static const char *const calls[] = {"strcmp(", "strncmp(", "memcmp(", "strstr("};
+    const char *op = strstr(line, "->op[");
+    for (size_t i = 0; i < sizeof calls / sizeof *calls && !op; i++)
+        for (const char *at = line; !op && (at = strstr(at, calls[i])) != NULL; at++) {
+            const char *end = at + strcspn(at, ";");
+            const char *name = strstr(at, "->op");
+            op = name && name < end && (name[4] == ',' || name[4] == ')' || name[4] == ' ') ? name
+                                                                                            : NULL;
+        }
+    return op != NULL;
+}
+
 static int check_file(const struct floor_rule *rule, const char *file)
 {
     char path[512], line[2048], included[256];
@@ -64,6 +79,10 @@ static int check_file(const struct floor_rule *rule, const char *file)
         lines++;
         if (sscanf(line, " # include \"%255[^\"]\"", included) == 1)
             check_include(rule, file, included);
+        ck_assert_msg(strcmp(rule->folder, "cli") == 0 || !compares_names(line),
+                      "%s:%d compares an operator's name: use the opcode, or a column of the "
+                      "operator table",
+                      path, lines);
     }
     fclose(from);
     ck_assert_msg(lines <= 1000, "%s has %d lines: is it one thing?", path, lines);
