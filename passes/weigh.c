@@ -189,6 +189,11 @@ static mtbal_value *weights_of(mtbal_context *c, mtbal_builder *b, mtbal_value *
     for (int i = 0, out = 1; method->states[i].name && b->status == MTBAL_OK; i++)
         if (!method->states[i].stays)
             b->status = bind_next(&k, &method->states[i], values[i], k.out[out++]);
+    /* A shape that every runtime knows, whatever the function does: gradients are multiplied by it.
+     */
+    const int64_t dims = c->ntasks;
+    if (method->reads)
+        k.out[0] = mtbal_emit_reshape(b, k.out[0], mtbal_const_i64s(b, 1, &dims));
     return method->scaled ? mtbal_emit_scaled(c, b, k.out[0]) : k.out[0];
 }
 

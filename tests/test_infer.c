@@ -386,6 +386,25 @@ START_TEST(test_loop)
 }
 END_TEST
 
+/* What a function's subgraph declares stays when types are inferred: ONNX Runtime wants it. */
+START_TEST(test_declared_subgraph)
+{
+    mtbal_model *m = inferred(
+        "<ir_version: 8, opset_import: [\"\" : 17, \"own\" : 1]>\n"
+        "g (float[n,4] x) => (y) { y = own.F (x) }\n"
+        "<opset_import: [\"\" : 17], domain: \"own\">\n"
+        "F (a) => (b) {\n"
+        "  trips = Constant <value_int = 6> ()  yes = Constant <value = bool {1}> ()\n"
+        "  b = Loop (trips, yes, a) <body = f (int64 i, bool t, float[r,4] p) => (t2, q) {\n"
+        "    t2 = Identity (t)  q = Relu (p) }> }");
+    const mtbal_graph *body = mtbal_attr_find(m->functions[0]->body->last, "body")->g;
+    ck_assert(body->inputs[0]->type.dtype == MTBAL_INT64 && body->inputs[0]->type.rank == 0);
+    ck_assert(body->inputs[1]->type.dtype == MTBAL_BOOL && body->inputs[1]->type.rank == 0);
+    ck_assert(body->inputs[2]->type.rank == 2);
+    mtbal_model_free(m);
+}
+END_TEST
+
 START_TEST(test_scan)
 {
     mtbal_model *m =
@@ -720,6 +739,7 @@ int main(void)
     tcase_add_test(rest, test_bind);
     tcase_add_loop_test(rest, test_idioms, 0, (int)(sizeof idioms / sizeof *idioms));
     tcase_add_test(rest, test_loop);
+    tcase_add_test(rest, test_declared_subgraph);
     tcase_add_test(rest, test_scan);
     tcase_add_test(rest, test_if);
     tcase_add_test(rest, test_functions);
