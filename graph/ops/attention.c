@@ -33,6 +33,10 @@ mtbal_status mtbal_shape_attention(mtbal_infer *s)
     if (tq->rank >= 0 && tq->rank != 3 && tq->rank != 4)
         return shape_error(s, "%s has rank %d, not 3 or 4", shape_name(s, 0), tq->rank);
     int64_t groups = q.heads.size >= 0 && k.heads.size > 0 ? q.heads.size % k.heads.size : 0;
+    for (int i = 1; i < 3; i++)
+        if (tq->rank >= 0 && shape_type(s, i)->rank >= 0 && shape_type(s, i)->rank != tq->rank)
+            return shape_error(s, "%s has rank %d, but %s rank %d", shape_name(s, 0), tq->rank,
+                               shape_name(s, i), shape_type(s, i)->rank);
     if (shape_differs(q.size, k.size) || shape_differs(k.length, v.length) ||
         shape_differs(k.heads, v.heads) || groups)
         return shape_error(s, "the heads, lengths or sizes of %s, %s and %s do not fit each other",

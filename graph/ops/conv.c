@@ -230,6 +230,11 @@ mtbal_status mtbal_shape_conv_transpose(mtbal_infer *s)
         MTBAL_TRY(
             read_window(s, i, n, w->rank < 0 ? shape_unknown() : w->dims[i + 2], &win, &known));
         int64_t given = nsizes == n ? sizes[i] : nsizes == n + 2 ? sizes[i + 2] : -1;
+        if (win.out_pad && win.out_pad >= win.stride && win.out_pad >= entry(s, "dilations", i, 1))
+            return shape_error(s,
+                               "output_padding %lld of axis %d is not below its stride or "
+                               "dilation",
+                               (long long)win.out_pad, i + 2);
         dims[i + 2] = known || given >= 0 || win.same ? spread(s, x->dims[i + 2], &win, given)
                                                       : shape_unknown();
     }

@@ -41,9 +41,11 @@ mtbal_status mtbal_shape_tile(mtbal_infer *s)
     for (int i = 0; i < n; i++)
         if (shape_is_number(repeats[i], &number) && number < 0)
             return shape_error(s, "repeat %d is %lld", i, (long long)number);
-    if (n >= 0 && x->rank >= 0 && n != x->rank)
-        return shape_error(s, "there are %d repeats, but %s has rank %d", n, shape_name(s, 0),
-                           x->rank);
+    const mtbal_type *list = shape_type(s, 1);
+    int64_t count = n >= 0 ? n : list->rank == 1 ? list->dims[0].size : -1;
+    if (count >= 0 && x->rank >= 0 && count != x->rank)
+        return shape_error(s, "there are %lld repeats, but %s has rank %d", (long long)count,
+                           shape_name(s, 0), x->rank);
     for (int i = 0; i < x->rank; i++)
         dims[i] = n < 0 ? shape_unknown() : mtbal_dim_mul(s->model, x->dims[i], repeats[i]);
     return shape_set(s, 0, x->dtype, x->rank, dims);

@@ -1,6 +1,7 @@
 /* lower/ops/norm.c: softmax, normalisations, class losses, random numbers. */
 #include "lower/ops/ops.h"
 
+#include <math.h>
 #include <string.h>
 
 /* ------------------------------------------------------------------ softmax */
@@ -239,8 +240,12 @@ mtbal_status lower_gather_grad(lowering *l, mtbal_node *node)
 static int64_t next_seed(lowering *l, const mtbal_node *node)
 {
     const mtbal_attr *seed = mtbal_attr_find(node, "seed");
-    int64_t own = seed ? (seed->kind == MTBAL_ATTR_FLOAT ? (int64_t)seed->f : seed->i) : 0;
-    return own + (int64_t)0x9E3779B9 * ++l->nseeds;
+    uint64_t own = 0;
+    if (seed && seed->kind == MTBAL_ATTR_FLOAT)
+        own = fabs((double)seed->f) < 0x1p62 ? (uint64_t)(int64_t)seed->f : 0;
+    else if (seed)
+        own = (uint64_t)seed->i;
+    return (int64_t)(own + UINT64_C(0x9E3779B9) * (uint64_t)++l->nseeds);
 }
 
 /* RandomNormal[Like], RandomUniform[Like] */
