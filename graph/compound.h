@@ -40,4 +40,7 @@ bool compound_sane(const int64_t *values, int n, int64_t least);
 /* Integers of an operand that is a constant: their count, or -1. */
 int compound_ints(const mtbal_value *x, int64_t *values, int limit);
 
+/* compound_fft.c: the complex transform of x (B, n, 2) along its second axis; inverse: without 1/n. n >= 1, any. */
+mtbal_value *compound_fft(mtbal_builder *b, mtbal_value *x, int64_t n, bool inverse);
+
 #endif

@@ -5,7 +5,8 @@
 #include <math.h>
 #include <string.h>
 
-enum { MAX_RANK = 32, MAX_MATRIX = 1 << 22 };
+/* Up to SHORT one product with a matrix is fastest. */
+enum { MAX_RANK = 32, MAX_MATRIX = 1 << 22, SHORT = 64, LONGEST = 1 << 26 };
 static const double two_pi = 6.283185307179586476925;
 
 /* n inputs of `parts` (1: real, 2: real and imaginary) each to m outputs of `made` parts; `length`
@@ -43,6 +44,35 @@ static bool too_large(const fourier *f)
 {
     return f->length < 1 || f->n < 0 || f->parts < 1 || f->parts > 2 || f->n > MAX_MATRIX ||
            f->m > MAX_MATRIX || f->n * f->parts > MAX_MATRIX / (f->m * f->made + 1);
+}
+
+/* The same for a long axis. An inverse to real numbers takes the real part, the frequencies
+ * weighted as above. */
+static mtbal_value *transformed_fast(mtbal_builder *b, mtbal_value *x, const fourier *f)
+{
+    int rank = x ? x->type.rank : 0;
+    int64_t out[MAX_RANK] = {0}, three[3] = {-1, f->n, f->parts},
+            pads[6] = {0, 0, 0, 0, f->length - f->n, 2 - f->parts};
+    if (rank < 2 || rank > MAX_RANK)
+        return NULL;
+    out[rank - 2] = f->m;
+    out[rank - 1] = f->made;
+    mtbal_value *v = compound_reshape(b, x, 3, three);
+    const int64_t dims[2] = {f->n, 1};
+    mtbal_tensor *size = mtbal_tensor_new(b->graph->model, x->type.dtype, 2, dims, NULL);
+    for (int64_t t = 0; size && t < f->n; t++) {
+        bool twice = f->made == 1 && t > 0 && 2 * t != f->length;
+        mtbal_tensor_set_f64(size, t, (twice ? 2 : 1) / (double)f->length);
+    }
+    if (f->inverse)
+        v = size ? mtbal_emit(b, "Mul", v, mtbal_const_tensor(b, size)) : NULL;
+    v = mtbal_emit(b, "Pad", v, mtbal_const_i64s(b, 6, pads));
+    v = compound_fft(b, v, f->length, f->inverse);
+    if (f->m < f->length)
+        v = compound_slice(b, v, 1, 0, f->m);
+    if (f->made == 1)
+        v = compound_slice(b, v, 2, 0, 1);
+    return compound_reshape(b, v, rank, out);
 }
 
 /* x (.., n, parts) -> (.., m, made), of which the leading sizes are x's. */
@@ -92,12 +122,15 @@ BODY(dft)
         x = compound_slice(b, x, axis, 0, read);
         f.n = read;
     }
-    if (too_large(&f))
+    bool fast = f.length > SHORT;
+    if (f.length < 1 || f.n < 0 || f.parts < 1 || f.parts > 2 || f.length > LONGEST ||
+        (!fast && too_large(&f)))
         return "a length that is not known before the run, or too large";
     for (int d = 0; d < rank; d++)
         perm[d] = d == axis ? rank - 2 : d == rank - 2 ? axis : d;
-    c->y[0] = mtbal_emit_transpose(b, transformed(b, mtbal_emit_transpose(b, x, rank, perm), &f),
-                                   rank, perm);
+    x = mtbal_emit_transpose(b, x, rank, perm);
+    x = fast ? transformed_fast(b, x, &f) : transformed(b, x, &f);
+    c->y[0] = mtbal_emit_transpose(b, x, rank, perm);
     return NULL;
 }
 

@@ -98,6 +98,8 @@ static const rule_case cases[] = {
     {17, "a[4,2] b[3,4] c[3]",
      "y = Gemm <transA = 1, transB = 1, alpha = 0.5, beta = 2.0> (a, b, c)"},
     {17, "a[2,3,4] b[4,3,5]", "y = Einsum <equation = \"bij,jik->bk\"> (a, b)"},
+    {17, "a[3,3]", "y = Einsum <equation = \"ii->i\"> (a)"},
+    {17, "a[3,2,3]", "y = Einsum <equation = \"iji->ji\"> (a)"},
     {17, "a[2,1] b[4,3]", "y = Einsum <equation = \"ij,jk->ik\"> (a, b)"},
     {17, "a[3,3]", "y = Det (a)"},
     {17, "a[2,4,5] b[6,2,3] c[6]", "y = Conv <group = 2, pads = [1, 1], strides = [2]> (a, b, c)"},
@@ -305,6 +307,9 @@ static const rule_case cases[] = {
      "q = Abs (r) s = Add (q, k) y = RoiAlign <output_height = 2, output_width = 3, "
      "sampling_ratio = 2, spatial_scale = 0.9> (a, s, i)"},
     {20, "a[2,5,1]", "y = DFT <onesided = 1> (a)"},
+    {20, "a[2,72,1]", "y = DFT <onesided = 1> (a)"},
+    {20, "a[1,134,2]", "y = DFT (a)"}, /* 2 x 67: a convolution */
+    {20, "a[1,70,2]", "y = DFT <inverse = 1> (a)"},
     {20, "a[2,5,3,2]",
      "n = Constant <value = int64 {4}> () x = Constant <value = int64 {1}> () y = DFT (a, n, x)"},
     {17, "a[2,4,2]", "y = DFT <inverse = 1, onesided = 1> (a)"},

@@ -47,28 +47,44 @@ static bool read_term(const char **p, labelled *t, int rank, int *ellipsis)
     return true;
 }
 
-/* A label that comes twice in one term: the diagonal, which is a sum over a mask. */
-static bool take_diagonals(expansion *e, labelled *t)
+/* Axes i and j behind the others, seen as one of n n elements: the diagonal is each (n + 1)th of
+ * them. */
+static void take_diagonal(expansion *e, labelled *t, int i, int j, int64_t n)
 {
     mtbal_builder *b = e->b;
-    for (int i = 0; i < t->n; i++)
-        for (int j = i + 1; j < t->n; j++) {
-            if (t->labels[i] != t->labels[j])
-                continue;
-            int64_t n = expand_dim(t->x, i), dims[2] = {n, n}, shape[MAX_LABELS], axis = j;
-            mtbal_tensor *eye = mtbal_tensor_new(e->l->model, t->x->type.dtype, 2, dims, NULL);
-            if (!eye || expand_dim(t->x, j) != n)
-                return false;
-            for (int64_t k = 0; k < n; k++)
-                mtbal_tensor_set_f64(eye, k * n + k, 1);
-            for (int d = 0; d < t->n; d++)
-                shape[d] = d == i || d == j ? n : 1;
-            mtbal_value *mask = expand_reshape(b, mtbal_const_tensor(b, eye), t->n, shape);
-            t->x = mtbal_emit_reduce(b, "ReduceSum", MUL(t->x, mask), 1, &axis, false);
-            memmove(&t->labels[j], &t->labels[j + 1], (size_t)(t->n - j - 1));
-            t->n--;
-            j--;
+    int64_t perm[MAX_LABELS], dims[MAX_LABELS];
+    char label = t->labels[i];
+    int k = 0;
+    for (int d = 0; d < t->n; d++)
+        if (d != i && d != j) {
+            t->labels[k] = t->labels[d];
+            dims[k] = expand_dim(t->x, d);
+            perm[k++] = d;
         }
+    perm[k] = i;
+    perm[k + 1] = j;
+    dims[k] = n * n;
+    t->labels[k] = label;
+    t->n = k + 1;
+    const int64_t from = 0, to = n * n, axis = k, step = n + 1;
+    mtbal_value *flat = expand_reshape(b, mtbal_emit_transpose(b, t->x, k + 2, perm), k + 1, dims);
+    t->x = mtbal_emit(b, "Slice", flat, mtbal_const_i64s(b, 1, &from), mtbal_const_i64s(b, 1, &to),
+                      mtbal_const_i64s(b, 1, &axis), mtbal_const_i64s(b, 1, &step));
+}
+
+/* A label that comes twice in one term. */
+static bool take_diagonals(expansion *e, labelled *t)
+{
+    for (int i = 0; i < t->n; i++)
+        for (int j = i + 1; j < t->n; j++)
+            if (t->labels[i] == t->labels[j]) {
+                int64_t n = expand_dim(t->x, i);
+                if (expand_dim(t->x, j) != n)
+                    return false;
+                take_diagonal(e, t, i, j, n);
+                i = -1; /* the order of the labels is another now */
+                break;
+            }
     return true;
 }
 

@@ -144,6 +144,8 @@ mtbal_status mtbal_rule_einsum(mtbal_gradient *g)
     *arrow = 0;
     for (char *p = strtok(plain, ","); p && n < 16; p = strtok(NULL, ","))
         terms[n++] = p;
+    if (n == 1 && strspn(terms[0], out) == strlen(terms[0]) && strlen(out) < strlen(terms[0]))
+        return rule_by_positions(g); /* a diagonal: no letter is summed over */
     for (int i = 0; i < n; i++) {
         mtbal_value *in[17] = {g->dy[0]};
         char text[512];
