@@ -6,7 +6,7 @@
 # make valgrind   runs the commands and short tests under valgrind's memcheck
 # make fuzz       gives mutated files to the readers, FUZZ_SECONDS=30 each (clang's libFuzzer)
 # make test-ort   compares with ONNX Runtime (installs it into .venv), and runs test-examples
-# make conformance   runs ONNX's own tests in DATA=FOLDER (default: the training operators')
+# make conformance   runs ONNX's own node tests, in float and in double; or those in DATA=FOLDER
 # make test-examples   training loops in stock ONNX Runtime: Python, Node.js, C, a page in Chromium
 # make web        the page: a folder to serve, build/web
 # make test-torch compares calibrations with an independent PyTorch program (installs torch into .venv-torch)
@@ -127,9 +127,18 @@ test-networks: deps
 	@$(MAKE) --no-print-directory all
 	@BIN=$(BIN) sh tests/torch/run.sh networks.py
 
+# Debian's tests in float and in double; each list names the tests that do not pass, and why. DATA=FOLDER: others, unlisted.
+NODES       := /usr/share/libonnx-testdata/data/node
+CONFORMANCE := $(BUILD)/tests/conformance/conformance
 conformance: deps
-	@$(MAKE) --no-print-directory $(BUILD)/tests/conformance/conformance
-	@$(BUILD)/tests/conformance/conformance $(or $(DATA),tests/data/onnx_training)
+	@$(MAKE) --no-print-directory $(CONFORMANCE)
+ifdef DATA
+	@$(CONFORMANCE) $(DATA)
+else
+	@$(CONFORMANCE) tests/data/onnx_training
+	@$(CONFORMANCE) -e tests/conformance/float.txt $(NODES)
+	@$(CONFORMANCE) -d -e tests/conformance/double.txt $(NODES)
+endif
 
 ARGS     ?=
 test-opinfo: deps
