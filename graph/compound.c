@@ -231,7 +231,7 @@ BODY(max_unpool)
         return "an output_shape, or an operand of unknown rank";
     if (!compound_sane(kernel, n, 1) || !compound_sane(strides, nstrides, 1) ||
         !compound_sane(pads, npads, 0))
-        return "windows that cannot be";
+        return "kernel_shape, strides or pads out of range";
     parts[0] = compound_size(b, x, 0);
     parts[1] = compound_size(b, x, 1);
     for (int i = 0; i < n; i++) {
@@ -313,7 +313,7 @@ BODY(tensor_scatter)
         return "an operand of unknown rank";
     axis += axis < 0 ? rank : 0;
     if (axis < 0 || axis >= rank)
-        return "an axis that there is not";
+        return "an axis out of the range of its operand";
     for (int d = 0; d < rank; d++) {
         first[d] = d == 0 ? -1 : 1;
         along[d] = d == axis ? -1 : 1;

@@ -35,12 +35,13 @@ mtbal_value *compound_reshape(mtbal_builder *b, mtbal_value *x, int n, const int
 mtbal_value *compound_concat(mtbal_builder *b, int n, mtbal_value *const *x, int64_t axis);
 mtbal_value *compound_slice(mtbal_builder *b, mtbal_value *x, int64_t axis, int64_t from,
                             int64_t to);
-/* Are all of them between `least` and what no model needs more of? */
+/* Whether all of them lie between `least` and 2^24, a limit far above any real model. */
 bool compound_sane(const int64_t *values, int n, int64_t least);
 /* Integers of an operand that is a constant: their count, or -1. */
 int compound_ints(const mtbal_value *x, int64_t *values, int limit);
 
-/* compound_fft.c: the complex transform of x (B, n, 2) along its second axis; inverse: without 1/n. n >= 1, any. */
+/* compound_fft.c: the complex transform of x (B, n, 2) along its second axis; inverse: without 1/n.
+ * n >= 1, any. */
 mtbal_value *compound_fft(mtbal_builder *b, mtbal_value *x, int64_t n, bool inverse);
 
 #endif

@@ -34,7 +34,7 @@ BODY(col2_im)
     if (!compound_sane(image, n, 1) || !compound_sane(block, n, 1) ||
         !compound_sane(stride, n, 1) || !compound_sane(dilation, n, 1) ||
         !compound_sane(pad, 2 * n, 0))
-        return "a block that cannot be";
+        return "image_shape, block_shape, strides, dilations or pads out of range";
     for (int i = 0; i < n; i++) {
         int64_t room = image[i] + pad[i] + pad[i + n] - dilation[i] * (block[i] - 1) - 1;
         columns[1] *= block[i];
@@ -261,7 +261,7 @@ static const char *read_deform(const compound *c, deform *d)
         !compound_sane(d->dilation, 2, 1) || !compound_sane(d->pad, 4, 0) || d->makes < 1 ||
         d->groups < 1 || d->offset_groups < 1 || d->channels % d->groups || d->makes % d->groups ||
         d->channels % d->offset_groups)
-        return "windows or groups that cannot be";
+        return "kernel_shape, strides, dilations, pads or groups that do not fit its operands";
     d->taps = d->kernel[0] * d->kernel[1];
     return d->taps > MAX_BLOCK ? "a very large kernel" : NULL;
 }

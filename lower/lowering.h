@@ -62,7 +62,7 @@ typedef struct place {
     int uses, uses_inside; /* as operand or result; of those, in the same group */
     group *group;
     int code;            /* its number in the code of the group */
-    selection *selected; /* some elements of axis selected_axis are, the others are not looked at */
+    selection *selected; /* which elements of axis selected_axis a mask selects; NULL: all */
     int selected_axis;
     bool filled; /* those others do not change the result of the one node that reads it */
     select_grid grid;

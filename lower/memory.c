@@ -88,7 +88,8 @@ static bool may_overwrite(const call *c, int k, int j)
     return true;
 }
 
-/* Nothing else of the call sees the memory of input k in another way than output j will. */
+/* Whether no other operand of the call aliases the memory of input k in another shape than output
+ * j. */
 static bool only_operand(const lowering *l, const call *c, int k, int j)
 {
     int root = lower_root(l, c->in[k].cell);

@@ -1,6 +1,7 @@
 /* passes/cse.c: nodes of ours that compute what an earlier node does go: equal operator, operands
- * and attributes; equal small constants. What the user wrote stays, but may be the one that is
- * kept. Of the main graph; random operators and nodes with subgraphs are left alone. */
+ * and attributes; equal small constants. A node of the user's is never removed, but one of ours may
+ * be replaced by it. Of the main graph; random operators and nodes with subgraphs are left alone.
+ */
 #include "passes/passes.h"
 
 #include <string.h>

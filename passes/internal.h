@@ -17,10 +17,10 @@ typedef struct mtbal_names {
 } mtbal_names;
 void mtbal_names_add(mtbal_names *names, const char *name);
 
-/* Operands of a node that say how it works, not what it works on: a bit each. */
+/* Operands that are settings (a ratio, a size): they carry no gradient. A bit each. */
 unsigned mtbal_settings_of(const mtbal_node *node);
-/* Role of a node that hands a state's next value to a later step of the same iteration: there it is
- * a value of its own, so gradients stop. */
+/* Role of a node that passes a state's next value to a later optimizer step of one iteration. No
+ * gradient flows through it. */
 extern const char mtbal_role_updated[];
 mtbal_status mtbal_spread_reach(mtbal_context *c);      /* fills reach, nreach */
 mtbal_status mtbal_spread_dependence(mtbal_context *c); /* fills depends, from params */
@@ -166,7 +166,7 @@ typedef struct mtbal_product {
 /* What inner products are taken over. */
 typedef struct mtbal_scope {
     int n;
-    mtbal_value **vectors;   /* [ntasks * n] gradients, NULL: zero; unless: */
+    mtbal_value **vectors;   /* [ntasks * n] gradients; NULL: zero, or given as a product */
     mtbal_product *products; /* [n] */
 } mtbal_scope;
 /* gram.c: fills the products of parameters [n] where that is cheaper; `combined`: the gradients are

@@ -184,7 +184,7 @@ static mtbal_status softmax(upgrade *u, mtbal_node *node)
 static mtbal_status batch_norm(upgrade *u, mtbal_node *node)
 {
     if (mtbal_attr_i(node, "spatial", 1) == 0)
-        return refuse(u, node, "statistics of every position (spatial = 0) are not known any more");
+        return refuse(u, node, "BatchNormalization with spatial = 0 is not supported");
     mtbal_attr_remove(node, "spatial");
     mtbal_attr_remove(node, "is_test");
     if (node->nout < 2)
@@ -227,12 +227,12 @@ static mtbal_status resize_11(upgrade *u, mtbal_node *node)
     const char *mode = mtbal_attr_s(node, "coordinate_transformation_mode", "half_pixel");
     return strcmp(mode, "tf_half_pixel_for_nn")
                ? MTBAL_OK
-               : refuse(u, node, "coordinates tf_half_pixel_for_nn are not known any more");
+               : refuse(u, node, "coordinate_transformation_mode tf_half_pixel_for_nn is not supported");
 }
 
 static mtbal_status scan(upgrade *u, mtbal_node *node)
 {
-    return refuse(u, node, "Scan over a batch axis with sequence lengths is not known any more");
+    return refuse(u, node, "Scan over a batch axis with sequence lengths is not supported");
 }
 
 static mtbal_status scatter(upgrade *u, mtbal_node *node)

@@ -41,7 +41,7 @@ extern "C" {
 #endif
 
 #define RT_MAX_RANK    8
-#define RT_RESIZE_TAPS 256 /* elements that one of a resized tensor is made of, along an axis */
+#define RT_RESIZE_TAPS 256 /* input elements that an output element is interpolated from */
 #define RT_MAX_THREADS 64
 
 /* Element types: ONNX's numbers. */

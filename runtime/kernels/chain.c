@@ -116,7 +116,7 @@ static rt_view run_one(const chain_job *j, int c, const rt_view *views, char *to
         int yes = j->at->is_double ? *(const double *)v[0].p != 0 : *(const float *)v[0].p != 0;
         return yes ? v[1] : v[2];
     }
-    /* operands that are one for all give a result that is */
+    /* scalar operands give a scalar result */
     int m = code[0] < RT_CHAIN_BINARY ? (v[0].step ? n : 1) : alike ? 1 : n;
     if (RT_USES_TYPE(RT_F64) && j->at->is_double)
         rt_loop_f64(code[0], v, (double *)to, m);
