@@ -353,7 +353,10 @@ mtbal_status lower_emit_node(lowering *l, mtbal_node *node)
         return mtbal_no_memory(l->diag);
     bool control = mtbal_node_is(node, MTBAL_OP_if) || mtbal_node_is(node, MTBAL_OP_loop);
     lower_fn *rule = control ? lower_emit_control : lower_rule(node);
-    const char *why = node->nout && node->out[0] ? lower_place(l, node->out[0])->why : NULL;
+    const place *p = node->nout && node->out[0] ? lower_place(l, node->out[0]) : NULL;
+    if (node->nout && node->out[0] && !p)
+        return mtbal_no_memory(l->diag);
+    const char *why = p ? p->why : NULL;
     if (!rule && !why)
         return lower_refuse(l, node, "there is no kernel for this op");
     if (!why)

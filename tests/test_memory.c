@@ -9,7 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define HEAD "<ir_version: 8, opset_import: [\"\" : 13]>\n"
+#define HEAD "<ir_version: 8, opset_import: [\"\" : 14]>\n"
 
 /* Small networks that need many passes between them: control flow, convolution, running
  * statistics, class losses, shape arithmetic. NULL text: the file. */
