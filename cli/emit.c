@@ -167,25 +167,6 @@ static mtbal_status lower(emission *s, mtbal_model *model, mtbal_plan **plan)
 
 /* ------------------------------------------------------------------ files */
 
-static mtbal_status make_folder(const char *path, mtbal_diag *diag)
-{
-    struct stat st;
-    if (mkdir(path, 0777) == 0 || (errno == EEXIST && stat(path, &st) == 0 && S_ISDIR(st.st_mode)))
-        return MTBAL_OK;
-    return mtbal_fail(diag, MTBAL_IO, path, "name a folder that can be made", "no folder: %s",
-                      strerror(errno));
-}
-
-static mtbal_status make_folders(const char *top, mtbal_arena *arena, mtbal_diag *diag)
-{
-    static const char *const below[] = {"", "/runtime", "/runtime/kernels"};
-    for (size_t i = 0; i < sizeof below / sizeof *below; i++) {
-        const char *path = mtbal_arena_printf(arena, "%s%s", top, below[i]);
-        MTBAL_TRY(path ? make_folder(path, diag) : mtbal_no_memory(diag));
-    }
-    return MTBAL_OK;
-}
-
 static mtbal_status write_file(const mtbal_c *c, int file, const char *path, mtbal_diag *diag)
 {
     mtbal_writer writer;
@@ -210,12 +191,21 @@ static mtbal_status write_files(emission *s, const mtbal_plan *plan)
     mtbal_c_options options = {.model = slash ? slash + 1 : s->path,
                                .weights_apart = s->e->weights && !strcmp(s->e->weights, "file")};
     mtbal_c *c = NULL;
+    mtbal_bundle bundle;
     MTBAL_TRY(mtbal_c_new(plan, &options, &c, s->diag));
-    mtbal_status status = make_folders(s->e->folder, s->arena, s->diag);
+    mtbal_status status = mtbal_bundle_open(&bundle, s->e->folder, s->diag);
     for (int i = 0; status == MTBAL_OK && i < mtbal_c_files(c); i++) {
-        const char *path = mtbal_arena_printf(s->arena, "%s/%s", s->e->folder, mtbal_c_name(c, i));
-        status = path ? write_file(c, i, path, s->diag) : mtbal_no_memory(s->diag);
+        const char *path;
+        status = mtbal_bundle_add(&bundle, mtbal_c_name(c, i), &path, s->diag);
+        if (status == MTBAL_OK)
+            status = write_file(c, i, path, s->diag);
     }
+    size_t n = bundle.temporary ? strlen(bundle.temporary) : 0;
+    if (status != MTBAL_OK && n && !strncmp(s->diag->where, bundle.temporary, n))
+        snprintf(s->diag->where, sizeof s->diag->where, "%s", s->e->folder);
+    if (status == MTBAL_OK)
+        status = mtbal_bundle_commit(&bundle, s->diag);
+    mtbal_bundle_abort(&bundle);
     mtbal_c_free(c);
     return status;
 }

@@ -35,7 +35,7 @@ static void on_tick(int number)
     idle = mtbal_busy > 0 ? 0 : idle + 1;
     if (idle == 0)
         return;
-    mtbal_writer_unlink_all();
+    mtbal_temporary_unlink_all();
     (void)!write(STDERR_FILENO, farewell, strlen(farewell));
     _exit(MTBAL_INTERRUPTED);
 }

@@ -200,6 +200,18 @@ static mtbal_status calibrate(cli_rewritten *r, mtbal_model *model, mtbal_arena 
     return status;
 }
 
+/* The model and its states: both are on the disk before either gets its name. */
+static mtbal_status write_split(mtbal_model *model, const char *out, mtbal_diag *diag)
+{
+    mtbal_writer states;
+    MTBAL_TRY(mtbal_states_split(model, a.states, &states, diag));
+    mtbal_status status = mtbal_onnx_write(model, out, diag);
+    if (status == MTBAL_OK)
+        return mtbal_writer_commit(&states, diag);
+    mtbal_writer_abort(&states);
+    return status;
+}
+
 /* Where the result goes, and in which form. */
 static mtbal_status convert(cli_rewritten *r, mtbal_model *model, const mtbal_options *o,
                             mtbal_context **context, mtbal_arena *arena, mtbal_diag *diag)
@@ -243,7 +255,7 @@ static mtbal_status convert(cli_rewritten *r, mtbal_model *model, const mtbal_op
     if (is_target("training-info"))
         MTBAL_TRY(mtbal_training_info(*context));
     if (a.states)
-        MTBAL_TRY(mtbal_states_split(model, a.states, diag));
+        return write_split(model, r->out, diag);
     return a.calibrate ? calibrate(r, model, arena, diag) : mtbal_onnx_write(model, r->out, diag);
 }
 

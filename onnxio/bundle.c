@@ -1,14 +1,20 @@
 /* onnxio/bundle.c: several files that get their names together. */
 #include "onnxio/onnxio.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { MAX_FILES = 32, MAX_NAME = 256 }; /* of one bundle: four, the data of three, and old ones */
+/* A file or a folder in the bundle. */
+struct mtbal_bundle_entry {
+    char *path;       /* where it is written: in the temporary folder */
+    const char *name; /* relative to the folder, a part of `path` */
+    bool folder;
+    bool moved; /* it has its place: a file was renamed to it, a folder made there */
+    mtbal_bundle_entry *before;
+};
 
 static mtbal_status cannot(const char *path, const char *action, mtbal_diag *diag)
 {
@@ -20,8 +26,10 @@ static bool make_temporary(mtbal_bundle *bundle, size_t size)
 {
     for (int i = 0; i < 1000; i++) {
         snprintf(bundle->temporary, size, "%s.%ld-%d.tmp", bundle->path, (long)getpid(), i);
-        if (mkdir(bundle->temporary, 0777) == 0)
+        if (mkdir(bundle->temporary, 0777) == 0) {
+            mtbal_temporary_add(bundle->temporary);
             return true;
+        }
         if (errno != EEXIST)
             return false;
     }
@@ -30,7 +38,7 @@ static bool make_temporary(mtbal_bundle *bundle, size_t size)
 
 mtbal_status mtbal_bundle_open(mtbal_bundle *bundle, const char *path, mtbal_diag *diag)
 {
-    *bundle = (mtbal_bundle){NULL, NULL};
+    *bundle = (mtbal_bundle){NULL, NULL, NULL};
     struct stat st;
     size_t n = strlen(path), size = n + 48;
     if (!n || (stat(path, &st) == 0 && !S_ISDIR(st.st_mode)))
@@ -54,67 +62,125 @@ mtbal_status mtbal_bundle_open(mtbal_bundle *bundle, const char *path, mtbal_dia
     return status;
 }
 
-typedef struct names {
-    int count;
-    char items[MAX_FILES][MAX_NAME];
-} names;
+/* ------------------------------------------------------------------ what is in it */
+
+static mtbal_bundle_entry *find(const mtbal_bundle *bundle, const char *name, size_t length)
+{
+    mtbal_bundle_entry *e = bundle->last;
+    while (e && (strlen(e->name) != length || memcmp(e->name, name, length)))
+        e = e->before;
+    return e;
+}
+
+static mtbal_bundle_entry *add(mtbal_bundle *bundle, const char *name, size_t length, bool folder)
+{
+    size_t above = strlen(bundle->temporary);
+    mtbal_bundle_entry *e = mtbal_malloc(sizeof *e);
+    char *path = mtbal_malloc(above + length + 2);
+    if (!e || !path) {
+        mtbal_free(e);
+        mtbal_free(path);
+        return NULL;
+    }
+    memcpy(path, bundle->temporary, above);
+    path[above] = '/';
+    memcpy(path + above + 1, name, length);
+    path[above + 1 + length] = '\0';
+    *e = (mtbal_bundle_entry){path, path + above + 1, folder, false, bundle->last};
+    bundle->last = e;
+    mtbal_temporary_add(path);
+    return e;
+}
+
+static mtbal_status add_folder(mtbal_bundle *bundle, const char *name, size_t length,
+                               mtbal_diag *diag)
+{
+    const mtbal_bundle_entry *e = add(bundle, name, length, true);
+    if (!e)
+        return mtbal_no_memory(diag);
+    return mkdir(e->path, 0777) == 0 ? MTBAL_OK : cannot(bundle->path, "make a folder in it", diag);
+}
+
+mtbal_status mtbal_bundle_add(mtbal_bundle *bundle, const char *name, const char **path,
+                              mtbal_diag *diag)
+{
+    for (const char *p = name; (p = strchr(p, '/')); p++)
+        if (!find(bundle, name, (size_t)(p - name)))
+            MTBAL_TRY(add_folder(bundle, name, (size_t)(p - name), diag));
+    const mtbal_bundle_entry *e = add(bundle, name, strlen(name), false);
+    *path = e ? e->path : NULL;
+    return e ? MTBAL_OK : mtbal_no_memory(diag);
+}
+
+/* ------------------------------------------------------------------ into a folder that exists */
 
 static int open_folder(const char *path)
 {
     return open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 }
 
-/* The files of an open folder. */
-static bool list_files(int folder, names *list)
+/* What `to` has of that name goes to `from` as NAME.old, and what `from` has takes its place. A
+ * file that was never written is left out. */
+static bool exchange(int from, int to, mtbal_bundle_entry *e)
 {
-    int copy = dup(folder);
-    DIR *dir = copy < 0 ? NULL : fdopendir(copy);
-    list->count = 0;
-    if (!dir && copy >= 0)
-        close(copy);
-    for (struct dirent *e; dir && (e = readdir(dir));)
-        if (e->d_name[0] != '.' && list->count < MAX_FILES && strlen(e->d_name) + 5 < MAX_NAME)
-            snprintf(list->items[list->count++], MAX_NAME, "%s", e->d_name);
-    if (dir)
-        closedir(dir);
-    return dir != NULL;
+    char old[4096];
+    if (faccessat(from, e->name, F_OK, 0) != 0)
+        return errno == ENOENT;
+    if ((size_t)snprintf(old, sizeof old, "%s.old", e->name) >= sizeof old) {
+        errno = ENAMETOOLONG;
+        return false;
+    }
+    if (renameat(to, e->name, from, old) != 0 && errno != ENOENT)
+        return false;
+    e->moved = renameat(from, e->name, to, e->name) == 0;
+    int error = errno;
+    if (!e->moved)
+        (void)renameat(from, old, to, e->name);
+    errno = error;
+    return e->moved;
 }
 
-/* What `to` has of that name goes to `from` as NAME.old, and what `from` has takes its place. */
-static bool exchange(int from, int to, const char *name)
+static bool make_folder(int to, mtbal_bundle_entry *e)
 {
-    char old[MAX_NAME + 8];
-    snprintf(old, sizeof old, "%s.old", name);
-    if (renameat(to, name, from, old) != 0 && errno != ENOENT)
-        return false;
-    if (renameat(from, name, to, name) == 0)
+    struct stat st;
+    e->moved = mkdirat(to, e->name, 0777) == 0;
+    if (e->moved)
         return true;
     int error = errno;
-    (void)renameat(from, old, to, name);
+    bool exists = error == EEXIST && fstatat(to, e->name, &st, 0) == 0 && S_ISDIR(st.st_mode);
     errno = error;
-    return false;
+    return exists;
 }
 
-static void change_back(int from, int to, const char *name)
+/* Entries from the first to `e`: a folder comes before what is in it. */
+static bool place(int from, int to, mtbal_bundle_entry *e)
 {
-    char old[MAX_NAME + 8];
-    snprintf(old, sizeof old, "%s.old", name);
-    (void)renameat(to, name, from, name);
-    (void)renameat(from, old, to, name);
+    return !e ||
+           (place(from, to, e->before) && (e->folder ? make_folder(to, e) : exchange(from, to, e)));
+}
+
+static void place_back(int from, int to, const mtbal_bundle_entry *e)
+{
+    char old[4096];
+    for (; e; e = e->before)
+        if (e->moved && e->folder) {
+            (void)unlinkat(to, e->name, AT_REMOVEDIR);
+        } else if (e->moved) {
+            snprintf(old, sizeof old, "%s.old", e->name);
+            (void)renameat(to, e->name, from, e->name);
+            (void)renameat(from, old, to, e->name);
+        }
 }
 
 static mtbal_status move_files(const mtbal_bundle *bundle, mtbal_diag *diag)
 {
-    names list = {.count = 0};
-    int from = open_folder(bundle->temporary), to = open_folder(bundle->path), done = 0;
-    bool ok = from >= 0 && to >= 0 && list_files(from, &list);
-    while (ok && done < list.count && (ok = exchange(from, to, list.items[done])))
-        done++;
+    int from = open_folder(bundle->temporary), to = open_folder(bundle->path);
+    bool ok = from >= 0 && to >= 0 && place(from, to, bundle->last);
     mtbal_status status = ok ? MTBAL_OK : cannot(bundle->path, "put the files there", diag);
-    while (!ok && done > 0)
-        change_back(from, to, list.items[--done]);
     if (ok)
         (void)fsync(to);
+    else if (from >= 0 && to >= 0)
+        place_back(from, to, bundle->last);
     if (from >= 0)
         close(from);
     if (to >= 0)
@@ -138,18 +204,33 @@ mtbal_status mtbal_bundle_commit(mtbal_bundle *bundle, mtbal_diag *diag)
     return status;
 }
 
+static void remove_entry(mtbal_bundle_entry *e)
+{
+    char old[4096];
+    snprintf(old, sizeof old, "%s.old", e->path);
+    if (e->folder) {
+        rmdir(e->path);
+    } else {
+        unlink(e->path);
+        unlink(old);
+    }
+    mtbal_temporary_remove(e->path);
+    mtbal_free(e->path);
+    mtbal_free(e);
+}
+
 void mtbal_bundle_abort(mtbal_bundle *bundle)
 {
-    names list = {.count = 0};
-    int folder = bundle->temporary ? open_folder(bundle->temporary) : -1;
-    if (folder >= 0 && list_files(folder, &list))
-        for (int i = 0; i < list.count; i++)
-            unlinkat(folder, list.items[i], 0);
-    if (folder >= 0)
-        close(folder);
-    if (bundle->temporary)
+    while (bundle->last) {
+        mtbal_bundle_entry *e = bundle->last;
+        bundle->last = e->before;
+        remove_entry(e);
+    }
+    if (bundle->temporary) {
         rmdir(bundle->temporary);
+        mtbal_temporary_remove(bundle->temporary);
+    }
     mtbal_free(bundle->temporary);
     mtbal_free(bundle->path);
-    *bundle = (mtbal_bundle){NULL, NULL};
+    *bundle = (mtbal_bundle){NULL, NULL, NULL};
 }

@@ -82,11 +82,11 @@ static char *resolved(const char *path)
     return copy;
 }
 
-/* Temporary files that exist, for a signal handler. */
-enum { MAX_TEMPORARIES = 256 };
+/* Temporary files and folders that exist, for a signal handler. */
+enum { MAX_TEMPORARIES = 512, DEEPEST = 4 };
 static _Atomic(char *) temporaries[MAX_TEMPORARIES];
 
-static void note(char *path)
+void mtbal_temporary_add(char *path)
 {
     for (int i = 0; i < MAX_TEMPORARIES; i++) {
         char *none = NULL;
@@ -95,7 +95,7 @@ static void note(char *path)
     }
 }
 
-static void forget(char *path)
+void mtbal_temporary_remove(char *path)
 {
     for (int i = 0; path && i < MAX_TEMPORARIES; i++) {
         char *same = path;
@@ -104,12 +104,13 @@ static void forget(char *path)
     }
 }
 
-void mtbal_writer_unlink_all(void)
+/* Calls nothing but what a signal handler may. A folder is empty once what is in it is gone. */
+void mtbal_temporary_unlink_all(void)
 {
-    for (int i = 0; i < MAX_TEMPORARIES; i++) {
-        const char *path = temporaries[i];
-        if (path)
-            unlink(path);
+    for (int i = 0; i < DEEPEST * MAX_TEMPORARIES; i++) {
+        const char *path = temporaries[i % MAX_TEMPORARIES];
+        if (path && unlink(path) != 0)
+            rmdir(path);
     }
 }
 
@@ -122,7 +123,7 @@ static void open_temporary(mtbal_writer *writer)
         snprintf(writer->temporary, size, "%s.%ld-%d.tmp", writer->path, (long)getpid(), i);
         writer->fd = open(writer->temporary, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
         if (writer->fd >= 0)
-            note(writer->temporary);
+            mtbal_temporary_add(writer->temporary);
         if (writer->fd < 0 && errno != EEXIST)
             return;
     }
@@ -210,7 +211,7 @@ mtbal_status mtbal_writer_commit(mtbal_writer *writer, mtbal_diag *diag)
         if (rename(writer->temporary, writer->path) != 0) {
             status = write_error(writer, "rename", errno, diag);
         } else {
-            forget(writer->temporary);
+            mtbal_temporary_remove(writer->temporary);
             mtbal_free(writer->temporary);
             writer->temporary = NULL;
             mtbal_file_sync_folder(writer->path);
@@ -226,7 +227,7 @@ void mtbal_writer_abort(mtbal_writer *writer)
         close(writer->fd);
     if (writer->temporary)
         unlink(writer->temporary);
-    forget(writer->temporary);
+    mtbal_temporary_remove(writer->temporary);
     mtbal_free(writer->temporary);
     mtbal_free(writer->path);
     *writer = (mtbal_writer){NULL, NULL, -1, writer->status};

@@ -446,13 +446,12 @@ static mtbal_status write_array(mtbal_zip_writer *zip, const mtbal_array *a, boo
     return mtbal_zip_add(zip, name, head, size, a->data, a->bytes, deflated, diag);
 }
 
-mtbal_status mtbal_npz_write(const char *path, int count, const mtbal_array *arrays, bool deflate,
-                             mtbal_diag *diag)
+mtbal_status mtbal_npz_prepare(const char *path, int count, const mtbal_array *arrays, bool deflate,
+                               mtbal_writer *writer, mtbal_diag *diag)
 {
-    mtbal_writer writer;
-    MTBAL_TRY(mtbal_writer_open(&writer, path, diag));
+    MTBAL_TRY(mtbal_writer_open(writer, path, diag));
     mtbal_arena *arena = mtbal_arena_new();
-    mtbal_zip_writer zip = {.to = &writer};
+    mtbal_zip_writer zip = {.to = writer};
     mtbal_status status = arena ? MTBAL_OK : mtbal_no_memory(diag);
     for (int i = 0; i < count && status == MTBAL_OK; i++)
         status = write_array(&zip, &arrays[i], deflate, arena, diag);
@@ -461,7 +460,16 @@ mtbal_status mtbal_npz_write(const char *path, int count, const mtbal_array *arr
     mtbal_zip_writer_free(&zip);
     mtbal_arena_free(arena);
     if (status == MTBAL_OK)
-        return mtbal_writer_commit(&writer, diag);
-    mtbal_writer_abort(&writer);
+        status = mtbal_writer_seal(writer, diag);
+    if (status != MTBAL_OK)
+        mtbal_writer_abort(writer);
     return status;
+}
+
+mtbal_status mtbal_npz_write(const char *path, int count, const mtbal_array *arrays, bool deflate,
+                             mtbal_diag *diag)
+{
+    mtbal_writer writer;
+    MTBAL_TRY(mtbal_npz_prepare(path, count, arrays, deflate, &writer, diag));
+    return mtbal_writer_commit(&writer, diag);
 }

@@ -35,7 +35,11 @@ mtbal_status mtbal_writer_seal(mtbal_writer *writer, mtbal_diag *diag);
 mtbal_status mtbal_writer_commit(mtbal_writer *writer,
                                  mtbal_diag *diag); /* fsync, rename, fsync of the folder */
 void mtbal_writer_abort(mtbal_writer *writer);      /* removes the temporary file */
-void mtbal_writer_unlink_all(void); /* all temporary files, from a signal handler that then exits */
+/* Temporary files and folders that a signal handler, which then exits, removes. The path must stay
+ * until it is taken off the list. */
+void mtbal_temporary_add(char *path);
+void mtbal_temporary_remove(char *path);
+void mtbal_temporary_unlink_all(void);
 
 /* ------------------------------------------------------------------ scan.c: the wire format,
  * checked before unpacking */
@@ -98,6 +102,9 @@ const mtbal_array *mtbal_npz_find(const mtbal_npz *npz, const char *name);
 void mtbal_npz_free(mtbal_npz *npz);
 mtbal_status mtbal_npz_write(const char *path, int count, const mtbal_array *arrays, bool deflate,
                              mtbal_diag *diag);
+/* The same, up to the rename: commit or abort `writer`. On an error it is aborted. */
+mtbal_status mtbal_npz_prepare(const char *path, int count, const mtbal_array *arrays, bool deflate,
+                               mtbal_writer *writer, mtbal_diag *diag);
 
 /* ------------------------------------------------------------------ checkpoint.c: what ONNX
  * Runtime's training sessions load and save */
@@ -131,13 +138,19 @@ mtbal_status mtbal_checkpoint_write(const char *path, const mtbal_checkpoint *ch
 /* ------------------------------------------------------------------ bundle.c: files that appear
  * together */
 
-/* Files are written into `temporary`, a new folder beside `path`; commit gives them their place in
- * `path` (made when absent), all or none; other files there stay. abort removes what was written.
- */
+/* Files are written into a new folder beside `path`; commit gives them their places in `path` (made
+ * when absent), all or none; other files there stay. abort, an error or a signal removes what was
+ * written, and leaves `path` as it was. */
+typedef struct mtbal_bundle_entry mtbal_bundle_entry;
 typedef struct mtbal_bundle {
     char *path, *temporary;
+    mtbal_bundle_entry *last;
 } mtbal_bundle;
 mtbal_status mtbal_bundle_open(mtbal_bundle *bundle, const char *path, mtbal_diag *diag);
+/* The path under which to write the file `name`, or "folder/name"; its folders are made. A file
+ * that is added and not written is left out. */
+mtbal_status mtbal_bundle_add(mtbal_bundle *bundle, const char *name, const char **path,
+                              mtbal_diag *diag);
 mtbal_status mtbal_bundle_commit(mtbal_bundle *bundle, mtbal_diag *diag);
 void mtbal_bundle_abort(mtbal_bundle *bundle);
 

@@ -1,11 +1,14 @@
 /* tests/test_faults.c: every system call that writing depends on, failed in turn. Whatever fails,
  * there is a message, no temporary file is left, and the old model is there with its old data. */
+#include "cli/cli.h"
 #include "tests/faults.h"
 #include "tests/files.h"
 
 #include <check.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -98,8 +101,8 @@ END_TEST
 
 /* ------------------------------------------------------------------ files that appear together */
 
-static const char *const bundled[] = {"a", "b", "c", "d"};
-enum { BUNDLED = sizeof bundled / sizeof *bundled };
+static const char *const bundled[] = {"a", "b", "in/c", "in/it/d"};
+enum { BUNDLED = sizeof bundled / sizeof *bundled, FOLDERS = 2 };
 
 static void write_text(const char *folder, const char *name, const char *text)
 {
@@ -127,10 +130,11 @@ static mtbal_status write_bundle(const char *folder, mtbal_diag *diag)
     MTBAL_TRY(mtbal_bundle_open(&bundle, folder, diag));
     mtbal_status status = MTBAL_OK;
     for (int i = 0; i < BUNDLED && status == MTBAL_OK; i++) {
-        mtbal_writer writer;
-        char path[2048];
-        snprintf(path, sizeof path, "%s/%s", bundle.temporary, bundled[i]);
-        status = mtbal_writer_open(&writer, path, diag);
+        mtbal_writer writer = {.fd = -1};
+        const char *path;
+        status = mtbal_bundle_add(&bundle, bundled[i], &path, diag);
+        if (status == MTBAL_OK)
+            status = mtbal_writer_open(&writer, path, diag);
         if (status == MTBAL_OK)
             status = mtbal_writer_put(&writer, "new", 3, diag);
         if (status == MTBAL_OK)
@@ -148,8 +152,12 @@ static mtbal_status write_bundle(const char *folder, mtbal_diag *diag)
 static bool try_bundle(int n, const char *folder, bool exists, int *failures)
 {
     mtbal_diag diag = {0};
-    if (exists)
+    char inner[1100];
+    snprintf(inner, sizeof inner, "%s/in", folder);
+    if (exists) {
         mkdir(folder, 0777);
+        mkdir(inner, 0777);
+    }
     for (int i = 0; exists && i < BUNDLED - 1; i++)
         write_text(folder, bundled[i], "old");
     if (exists)
@@ -166,9 +174,8 @@ static bool try_bundle(int n, const char *folder, bool exists, int *failures)
                       "call %d: %s (%s)", n, bundled[i], diag.what);
     }
     ck_assert(holds(folder, "own", exists ? "own" : NULL));
-    int files = status == MTBAL_OK ? BUNDLED : exists ? BUNDLED - 1 : 0;
-    ck_assert_msg(files_count() == files + 2 * exists + (!exists && status == MTBAL_OK),
-                  "call %d: a file is left", n);
+    int files = status == MTBAL_OK ? BUNDLED + FOLDERS + 1 : exists ? BUNDLED - 1 + FOLDERS : 0;
+    ck_assert_msg(files_count() == files + exists, "call %d: a file is left", n);
     char command[2100];
     snprintf(command, sizeof command, "rm -rf %s", folder);
     ck_assert_int_eq(system(command), 0);
@@ -186,6 +193,124 @@ START_TEST(each_call_of_a_bundle)
 }
 END_TEST
 
+/* ------------------------------------------------------------------ emitted C */
+
+/* The files of an emission into `folder`, which already holds one of them and the user's own. */
+static mtbal_status emit(const char *folder, mtbal_diag *diag)
+{
+    cli_emission e = {.folder = folder};
+    mtbal_plan_info info;
+    mtbal_arena *arena = mtbal_arena_new();
+    mtbal_status status = cli_emit(&e, FIXTURES "external.onnx", &info, arena, diag);
+    mtbal_arena_free(arena);
+    return status;
+}
+
+static void old_emission(const char *folder)
+{
+    char command[2100];
+    snprintf(command, sizeof command, "rm -rf %s; mkdir -p %s/runtime", folder, folder);
+    ck_assert_int_eq(system(command), 0);
+    write_text(folder, "model.c", "old");
+    write_text(folder, "runtime/used.h", "old");
+    write_text(folder, "own", "own");
+}
+
+static void must_be_old(const char *folder, const char *when)
+{
+    ck_assert_msg(holds(folder, "model.c", "old") && holds(folder, "runtime/used.h", "old"), "%s",
+                  when);
+    ck_assert_msg(files_count() == 5, "%s: a file is left", when); /* two folders, three files */
+    ck_assert(holds(folder, "own", "own"));
+}
+
+START_TEST(each_call_of_an_emission)
+{
+    int n = 0, failures = 0;
+    bool reached = true;
+    char folder[1024], when[4096];
+    snprintf(folder, sizeof folder, "%s", files_path("emitted"));
+    while (reached) {
+        mtbal_diag diag = {0};
+        old_emission(folder);
+        faults_begin(++n);
+        mtbal_status status = emit(folder, &diag);
+        reached = faults_end();
+        failures += status != MTBAL_OK;
+        snprintf(when, sizeof when, "call %d: %s: %s", n, diag.where, diag.what);
+        ck_assert_msg(status == MTBAL_OK || status == MTBAL_IO, "%s", when);
+        ck_assert_msg(!strstr(diag.where, ".tmp"), "%s", when);
+        if (status != MTBAL_OK)
+            must_be_old(folder, when);
+        else
+            ck_assert(!holds(folder, "model.c", "old") && holds(folder, "own", "own"));
+    }
+    ck_assert_int_gt(failures, 50);
+}
+END_TEST
+
+/* A disk that is full: a limit of the size of a file stands in for it. */
+START_TEST(emission_to_a_full_disk)
+{
+    struct rlimit before, small;
+    char folder[1024];
+    snprintf(folder, sizeof folder, "%s", files_path("emitted"));
+    old_emission(folder);
+    getrlimit(RLIMIT_FSIZE, &before);
+    signal(SIGXFSZ, SIG_IGN);
+    for (rlim_t size = 0; size < 8192; size = 4 * size + 16) {
+        mtbal_diag diag = {0};
+        small = (struct rlimit){size, before.rlim_max};
+        setrlimit(RLIMIT_FSIZE, &small);
+        mtbal_status status = emit(folder, &diag);
+        setrlimit(RLIMIT_FSIZE, &before);
+        ck_assert_msg(status == MTBAL_IO && strstr(diag.where, "emitted"), "%s", diag.what);
+        must_be_old(folder, diag.what);
+    }
+}
+END_TEST
+
+/* A signal that ends the program while files are written: what its handler removes. */
+START_TEST(ended_while_a_bundle_is_written)
+{
+    mtbal_diag diag = {0};
+    mtbal_bundle bundle;
+    mtbal_writer writer;
+    const char *path;
+    int before = files_count();
+    ck_assert_int_eq(mtbal_bundle_open(&bundle, files_path("bundle"), &diag), MTBAL_OK);
+    for (int i = 0; i < BUNDLED; i++) { /* the last one is open, and its folder new */
+        ck_assert_int_eq(mtbal_bundle_add(&bundle, bundled[i], &path, &diag), MTBAL_OK);
+        ck_assert_int_eq(mtbal_writer_open(&writer, path, &diag), MTBAL_OK);
+        if (i + 1 < BUNDLED)
+            ck_assert_int_eq(mtbal_writer_commit(&writer, &diag), MTBAL_OK);
+    }
+    ck_assert_int_gt(files_count(), before + BUNDLED);
+    mtbal_temporary_unlink_all();
+    ck_assert_int_eq(files_count(), before);
+    mtbal_writer_abort(&writer);
+    mtbal_bundle_abort(&bundle);
+}
+END_TEST
+
+/* ------------------------------------------------------------------ a model and its states */
+
+/* Neither the model nor its states are written where the model cannot be. */
+START_TEST(states_without_their_model)
+{
+    int code;
+    write_text(files_path("."), "states.npz", "old");
+    mkdir(files_path("folder.onnx"), 0777);
+    int before = files_count();
+    char *text = files_run(&code, "$BIN/mtbal-rewrite models/digits2.onnx %s --states %s",
+                           files_path("folder.onnx"), files_path("states.npz"));
+    ck_assert_msg(code == MTBAL_IO, "%d: %s", code, text);
+    free(text);
+    ck_assert(holds(files_path("."), "states.npz", "old"));
+    ck_assert_int_eq(files_count(), before);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("faults");
@@ -197,6 +322,10 @@ int main(void)
     tcase_set_timeout(bundles, 60);
     tcase_add_checked_fixture(bundles, files_begin, files_end);
     tcase_add_loop_test(bundles, each_call_of_a_bundle, 0, 2);
+    tcase_add_test(bundles, each_call_of_an_emission);
+    tcase_add_test(bundles, emission_to_a_full_disk);
+    tcase_add_test(bundles, ended_while_a_bundle_is_written);
+    tcase_add_test(bundles, states_without_their_model);
     suite_add_tcase(suite, bundles);
     SRunner *runner = srunner_create(suite);
     files_begin();

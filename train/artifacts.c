@@ -18,16 +18,16 @@ static mtbal_status copy_model(mtbal_model *model, mtbal_model **copy, mtbal_dia
     return status;
 }
 
-static const char *path_in(mtbal_model *model, const mtbal_bundle *bundle, const char *name)
-{
-    return mtbal_arena_printf(model->arena, "%s/%s", bundle->temporary, name);
-}
-
-static mtbal_status write_model(mtbal_model *in, mtbal_model *model, const mtbal_bundle *bundle,
+/* A model, and beside it its data if they are external. */
+static mtbal_status write_model(mtbal_model *in, mtbal_model *model, mtbal_bundle *bundle,
                                 const char *name, mtbal_diag *diag)
 {
-    const char *path = path_in(in, bundle, name);
-    return path ? mtbal_onnx_write(model, path, diag) : mtbal_no_memory(diag);
+    const char *path, *data = mtbal_arena_printf(in->arena, "%s.data", name);
+    if (!data)
+        return mtbal_no_memory(diag);
+    MTBAL_TRY(mtbal_bundle_add(bundle, data, &data, diag));
+    MTBAL_TRY(mtbal_bundle_add(bundle, name, &path, diag));
+    return mtbal_onnx_write(model, path, diag);
 }
 
 static mtbal_array *arrays_of(mtbal_model *model, const mtbal_ort_state *states, int n)
@@ -131,8 +131,8 @@ static mtbal_status list_properties(properties *p, const mtbal_ort *ort, mtbal_d
 
 /* ------------------------------------------------------------------ the four files */
 
-static mtbal_status write_checkpoint(mtbal_model *model, const mtbal_ort *ort,
-                                     const mtbal_bundle *bundle, mtbal_diag *diag)
+static mtbal_status write_checkpoint(mtbal_model *model, const mtbal_ort *ort, mtbal_bundle *bundle,
+                                     mtbal_diag *diag)
 {
     properties p = {.model = model};
     MTBAL_TRY(list_properties(&p, ort, diag));
@@ -143,13 +143,14 @@ static mtbal_status write_checkpoint(mtbal_model *model, const mtbal_ort *ort,
                           .nfrozen = ort->nfrozen,
                           .trainable = arrays_of(model, ort->trainable, ort->ntrainable),
                           .frozen = arrays_of(model, ort->frozen, ort->nfrozen)};
-    const char *path = path_in(model, bundle, "checkpoint");
-    if (!path || !c.trainable || !c.frozen)
+    const char *path;
+    if (!c.trainable || !c.frozen)
         return mtbal_no_memory(diag);
+    MTBAL_TRY(mtbal_bundle_add(bundle, "checkpoint", &path, diag));
     return mtbal_checkpoint_write(path, &c, diag);
 }
 
-static mtbal_status write_eval(mtbal_model *training, const mtbal_bundle *bundle, mtbal_diag *diag)
+static mtbal_status write_eval(mtbal_model *training, mtbal_bundle *bundle, mtbal_diag *diag)
 {
     mtbal_model *eval = NULL;
     mtbal_status status = copy_model(training, &eval, diag);
@@ -162,7 +163,7 @@ static mtbal_status write_eval(mtbal_model *training, const mtbal_bundle *bundle
 }
 
 static mtbal_status write_optimizer(mtbal_model *training, const mtbal_ort *ort,
-                                    const mtbal_bundle *bundle, mtbal_diag *diag)
+                                    mtbal_bundle *bundle, mtbal_diag *diag)
 {
     mtbal_model *optimizer = NULL;
     mtbal_status status = mtbal_ort_optimizer(ort, &optimizer, diag);
@@ -172,7 +173,7 @@ static mtbal_status write_optimizer(mtbal_model *training, const mtbal_ort *ort,
     return status;
 }
 
-static mtbal_status write_all(mtbal_model *model, const mtbal_ort *ort, const mtbal_bundle *bundle,
+static mtbal_status write_all(mtbal_model *model, const mtbal_ort *ort, mtbal_bundle *bundle,
                               mtbal_diag *diag)
 {
     MTBAL_TRY(write_model(model, model, bundle, "training_model.onnx", diag));

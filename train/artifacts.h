@@ -16,10 +16,11 @@ mtbal_status mtbal_artifacts_load(mtbal_model *model, const char *checkpoint, mt
 
 /* states.c: states and hyper-parameters of a step graph, which are initializers and also inputs.
  * split makes them plain inputs, for runtimes that feed no others, and writes their values to an
- * npz. load puts the arrays of an npz, named as the states, back into either form: all must be
- * there but mtbal's own (moments, calibrations); refused: what is no state, or of another shape or
- * type. */
-mtbal_status mtbal_states_split(mtbal_model *model, const char *path, mtbal_diag *diag);
+ * npz, which is whole when `writer` is committed: after the model is written. load puts the arrays
+ * of an npz, named as the states, back into either form: all must be there but mtbal's own
+ * (moments, calibrations); refused: what is no state, or of another shape or type. */
+mtbal_status mtbal_states_split(mtbal_model *model, const char *path, mtbal_writer *writer,
+                                mtbal_diag *diag);
 mtbal_status mtbal_states_load(mtbal_model *model, const char *path, mtbal_diag *diag);
 
 #endif

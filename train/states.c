@@ -45,7 +45,8 @@ static mtbal_status take(mtbal_model *model, mtbal_value *v, mtbal_array *to, mt
     return MTBAL_OK;
 }
 
-mtbal_status mtbal_states_split(mtbal_model *model, const char *path, mtbal_diag *diag)
+mtbal_status mtbal_states_split(mtbal_model *model, const char *path, mtbal_writer *writer,
+                                mtbal_diag *diag)
 {
     mtbal_list states;
     mtbal_graph *graph = model->graph;
@@ -61,7 +62,7 @@ mtbal_status mtbal_states_split(mtbal_model *model, const char *path, mtbal_diag
     if (!n)
         return mtbal_fail(diag, MTBAL_USAGE, model->path, "name the step graph that it was made of",
                           "the model holds no states: they are plain inputs already");
-    return mtbal_npz_write(path, n, arrays, false, diag);
+    return mtbal_npz_prepare(path, n, arrays, false, writer, diag);
 }
 
 /* ------------------------------------------------------------------ into the graph */

@@ -50,8 +50,12 @@ mtbal_status mtbal_calibrate_model(mtbal_model *model, const char *to,
     if (!beside)
         return mtbal_no_memory(diag);
     MTBAL_TRY(mtbal_bundle_open(&bundle, beside, diag));
-    o.model = mtbal_arena_printf(arena, "%s/step.onnx", bundle.temporary);
-    mtbal_status status = o.model ? mtbal_onnx_write(model, o.model, diag) : mtbal_no_memory(diag);
+    const char *data;
+    mtbal_status status = mtbal_bundle_add(&bundle, "step.onnx", &o.model, diag);
+    if (status == MTBAL_OK)
+        status = mtbal_bundle_add(&bundle, "step.onnx.data", &data, diag);
+    if (status == MTBAL_OK)
+        status = mtbal_onnx_write(model, o.model, diag);
     if (status == MTBAL_OK)
         status = mtbal_calibrate(&o, arena, results, count, on_epoch, context, diag);
     if (status == MTBAL_OK)
