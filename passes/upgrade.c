@@ -227,7 +227,8 @@ static mtbal_status resize_11(upgrade *u, mtbal_node *node)
     const char *mode = mtbal_attr_s(node, "coordinate_transformation_mode", "half_pixel");
     return strcmp(mode, "tf_half_pixel_for_nn")
                ? MTBAL_OK
-               : refuse(u, node, "coordinate_transformation_mode tf_half_pixel_for_nn is not supported");
+               : refuse(u, node,
+                        "coordinate_transformation_mode tf_half_pixel_for_nn is not supported");
 }
 
 static mtbal_status scan(upgrade *u, mtbal_node *node)

@@ -135,7 +135,7 @@ static void tiles(void *context, int64_t first, int64_t last, int thread)
         tile(j, t / j->tiles_n * MC, t % j->tiles_n * NC, thread);
 }
 
-/* One row or column: a sum of scaled rows, or dot products; nothing is packed. */
+/* One row: a sum of scaled rows, or dot products; nothing is packed. */
 static int narrow(const job *j)
 {
     const float *a = (const float *)j->a.data, *b = (const float *)j->b.data;

@@ -1,7 +1,7 @@
 /* runtime/runtime.h: the face of runtime/, the tiny runtime. It executes a program: a flat list of
  * kernel calls on tensors whose sizes and places are all fixed beforehand. It depends on libc and
  * libm (threads optional) and on nothing of this project: this folder is also what `--emit-c`
- * ships. It allocates nothing, holds no global mutable state and knows neither training nor ONNX.
+ * ships. It allocates nothing, holds no global mutable state and knows no graph: only calls.
  * It compiles as C11 and as C++.
  *
  * Every kernel has one signature: kernel(env, attributes, inputs, outputs). A kernel may use

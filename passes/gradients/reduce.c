@@ -238,8 +238,7 @@ RULE(lp_normalization)
     return MTBAL_OK;
 }
 
-/* Determinant: det(X) X^-T. The inverse is built by cofactors: for 1x1, 2x2 and 3x3; larger ones by
- * Gauss-Jordan steps. */
+/* Determinant: det(X) X^-T. The inverse is built by cofactors, up to 16x16. */
 static mtbal_value *entry(mtbal_builder *b, mtbal_value *m, int64_t row, int64_t column)
 {
     mtbal_value *r = mtbal_emit_attrs(b, "Gather", 2, (mtbal_value *[]){m, mtbal_const_i64(b, row)},

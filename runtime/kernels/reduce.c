@@ -1,5 +1,5 @@
-/* runtime/kernels/reduce.c: reductions. Sums of floats run in double over fixed blocks: the same
- * bits for any thread count. */
+/* runtime/kernels/reduce.c: reductions. Sums of floats run in double, each result in one thread:
+ * the same bits for any thread count. */
 #include "runtime/kernels/kernels.h"
 
 #include <math.h>

@@ -175,7 +175,7 @@ static void resize_grad_rows(void *context, int64_t begin, int64_t end, int thre
         for (int64_t i = 0; i < j->in * j->inner; i++)
             rt_set_f64(j->y, b * j->in * j->inner + i, 0);
     for (int64_t o = 0; o < j->out; o++) {
-        double weight[RT_RESIZE_TAPS], at = source(j->at, o, j->in, j->out);
+        double weight[RT_RESIZE_TAPS], at = within(source(j->at, o, j->in, j->out));
         int64_t first;
         int n = taps(j->at, at, j->in, &first, weight);
         for (int64_t b = begin; b < end; b++)

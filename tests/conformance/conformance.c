@@ -28,7 +28,7 @@ enum { PASSED = 0, FAILED = 10, UNSUPPORTED = 11, MAX_PORTS = 64 };
 typedef struct counts {
     int passed, failed, unsupported;
     bool verbose;
-    int nlisted, excused, untrue;
+    int nlisted, seen, excused, untrue; /* seen: of the list */
     char *listed[1024]; /* names of -e */
 } counts;
 
@@ -336,11 +336,13 @@ static void report(counts *c, const char *name, int result, char *why)
     c->passed += result == PASSED;
     c->unsupported += result == UNSUPPORTED;
     c->failed += result != PASSED && result != UNSUPPORTED;
-    c->excused += listed && result != PASSED;
-    c->untrue += listed == (result == PASSED);
+    bool crashed = !strncmp(why, "ended by signal", 15);
+    c->seen += listed;
+    c->excused += listed && result != PASSED && !crashed;
+    c->untrue += listed == (result == PASSED) || crashed;
     if (listed && result == PASSED)
         printf("%-12s %s\n", "PASSES NOW", name);
-    if (listed ? c->verbose : result != PASSED || c->verbose)
+    if (listed && !crashed ? c->verbose : result != PASSED || c->verbose)
         printf("%-12s %s%s%s\n",
                result == PASSED        ? "passed"
                : result == UNSUPPORTED ? "unsupported"
@@ -447,5 +449,8 @@ int main(int argc, char **argv)
     printf("\n");
     for (int i = 0; i < c.nlisted; i++)
         free(c.listed[i]);
-    return judged ? c.untrue != 0 : c.failed != 0;
+    bool missing = c.passed == 0 || c.seen != c.nlisted;
+    if (missing)
+        printf("tests are missing: %d of %d listed ones were found\n", c.seen, c.nlisted);
+    return missing || (judged ? c.untrue != 0 : c.failed != 0);
 }
